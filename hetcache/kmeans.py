@@ -1,0 +1,44 @@
+"""K-means on the features' device with a fixed number of Lloyd iterations: no host synchronisation."""
+
+from __future__ import annotations
+
+import torch
+
+
+def kmeans(features_ND: torch.Tensor, num_clusters: int, num_iterations: int = 10) -> torch.Tensor:
+    """Cluster labels int64 [N] of `features_ND` (computed in float32).
+
+    Deterministic: the first centre is the point nearest to the mean, every further one is the point farthest
+    from the centres so far (maximin), then `num_iterations` of Lloyd. A cluster that loses its points keeps its
+    centre. `num_clusters` is capped at N. Raises ValueError when there is no point or no cluster.
+    """
+    num_points = features_ND.shape[0]
+    if num_points == 0 or num_clusters < 1:
+        raise ValueError(f"k-means of {num_points} points in {num_clusters} clusters")
+    x_ND = features_ND.float()
+    centers_KD = _maximin_centers(x_ND, min(num_clusters, num_points))
+    for _ in range(num_iterations):
+        labels_N = assign(x_ND, centers_KD)
+        counts_K = torch.zeros(len(centers_KD), device=x_ND.device).index_add_(
+            0, labels_N, torch.ones(num_points, device=x_ND.device)
+        )
+        sums_KD = torch.zeros_like(centers_KD).index_add_(0, labels_N, x_ND)
+        means_KD = sums_KD / counts_K.clamp_min(1).unsqueeze(1)
+        centers_KD = torch.where((counts_K > 0).unsqueeze(1), means_KD, centers_KD)
+    return assign(x_ND, centers_KD)
+
+
+def assign(x_ND: torch.Tensor, centers_KD: torch.Tensor) -> torch.Tensor:
+    """Index of the nearest centre of each point, int64 [N]."""
+    scores_NK = centers_KD.square().sum(dim=1) - 2 * (x_ND @ centers_KD.T)
+    return scores_NK.argmin(dim=1)
+
+
+def _maximin_centers(x_ND: torch.Tensor, num_clusters: int) -> torch.Tensor:
+    first = (x_ND - x_ND.mean(dim=0)).square().sum(dim=1).argmin()
+    centers = [x_ND.index_select(0, first.view(1))]
+    distance_N = (x_ND - centers[0]).square().sum(dim=1)
+    for _ in range(num_clusters - 1):
+        centers.append(x_ND.index_select(0, distance_N.argmax().view(1)))
+        distance_N = torch.minimum(distance_N, (x_ND - centers[-1]).square().sum(dim=1))
+    return torch.cat(centers)
