@@ -1,0 +1,1 @@
+"""DiffSynth adapters: the only package, with the loader, that imports diffsynth."""
