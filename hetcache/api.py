@@ -139,6 +139,7 @@ class BlockOps(Protocol):
     stack: str
     layer: int
     num_layers: int
+    num_heads: int
 
     def full(self, x_BND: torch.Tensor) -> torch.Tensor: ...
 
@@ -201,8 +202,12 @@ class CacheManager:
     ) -> None:
         """Called after every step that was not REUSE, with what it produced."""
 
+    def release(self) -> None:
+        """Drop the cached tensors; `cache_bytes` and `notes` stay readable."""
+
     @property
     def cache_bytes(self) -> int:
+        """Peak bytes of what this branch kept from step to step."""
         return 0
 
     def notes(self) -> dict[str, Any]:

@@ -156,6 +156,9 @@ class HetCacheManager(CacheManager):
         if decision.compute is Compute.FULL:
             self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
 
+    def release(self) -> None:
+        self.store.clear()
+
     @property
     def cache_bytes(self) -> int:
         return self.store.peak_nbytes

@@ -1,0 +1,203 @@
+"""CachedForward: stands in for `pipe.model_fn`, one denoiser call at a time.
+
+embed -> decide -> reuse, or VACE hints and DiT blocks on the rows that the decision names -> commit -> head.
+Upstream evaluates the VACE blocks before its own TeaCache test, so its reused steps still pay a third of a step;
+here the decision comes first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffsynth.models.wan_video_dit import sinusoidal_embedding_1d
+from einops import rearrange
+
+from diffsynth_patches.block import BlockInputs, DiTBlockOps, computable
+from diffsynth_patches.compat import ModelArguments
+from hetcache.api import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule
+from hetcache.drift import relative_l1
+from hetcache.flops import (
+    ModelShape,
+    WorkMeter,
+    linear_flops,
+    outside_flops,
+    vace_embedding_flops,
+)
+from hetcache.session import CacheSession
+from hetcache.trace import StepRecord
+
+
+class CachedForward:
+    """A plain class on purpose: the pipeline is an `nn.Module` and would register a module as its child."""
+
+    def __init__(self, pipe: Any, session: CacheSession) -> None:
+        self._session = session
+        self._arguments = ModelArguments(pipe.model_fn)
+        self._vace_tokens: torch.Tensor | None = None
+        self._freqs: tuple[Grid, torch.Tensor] | None = None
+        self.shape: ModelShape | None = None
+
+    def __call__(self, **kwargs: Any) -> torch.Tensor:
+        """Velocity [B, C, F, H, W] of this step and branch. Raises ValueError for arguments that only the
+        upstream function supports, naming them."""
+        args = self._arguments.check(kwargs)
+        session, dit = self._session, args["dit"]
+        step = session.step
+        if step is None:
+            raise RuntimeError("pass progress_bar_cmd=session.steps to the pipeline")
+        branch = Branch.COND if args["positive"] else Branch.UNCOND
+        manager, meter = session.manager(branch), WorkMeter()
+        hidden = self._embed(args, meter)
+        decision = manager.decide(step, hidden)
+        if decision.compute is Compute.REUSE:
+            reused = manager.reuse(hidden)
+            velocity = reused if manager.reuse_level == "velocity" else self._head(dit, hidden, reused)
+        else:
+            x_BND = self._run_stack(manager, args, hidden, decision, meter)
+            velocity = self._head(dit, hidden, x_BND)
+            manager.commit(step, decision, hidden, x_BND, velocity)
+        self._record(step, branch, decision, hidden, meter)
+        return velocity
+
+    def measure_schedule(self, pipe: Any, timesteps: torch.Tensor) -> Schedule:
+        """The static signals of all steps at once: one embedding of all timesteps, one synchronisation."""
+        dit = pipe.dit
+        cast = timesteps.to(dtype=pipe.torch_dtype, device=pipe.device)
+        with torch.no_grad():
+            e_TD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, cast))
+            signals = {"e": e_TD.float(), "e0": dit.time_projection(e_TD).float()}
+            changes = {
+                name: torch.stack([relative_l1(value[i], value[i - 1]) for i in range(1, len(value))]).tolist()
+                if len(value) > 1
+                else []
+                for name, value in signals.items()
+            }
+        return Schedule(
+            tuple(float(t) for t in timesteps), {name: (0.0, *values) for name, values in changes.items()}
+        )
+
+    def _embed(self, args: dict[str, Any], meter: WorkMeter) -> Hidden:
+        dit, latents, timestep = args["dit"], args["latents"], args["timestep"]
+        t_BD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, timestep))
+        t_mod_B6D = dit.time_projection(t_BD).unflatten(1, (6, dit.dim))
+        context_BLD = dit.text_embedding(args["context"])
+        x = dit.patchify(latents, None)
+        grid = Grid(*x.shape[2:])
+        x_BND = rearrange(x, "b c f h w -> b (f h w) c").contiguous()
+        if self.shape is None:
+            self.shape = _model_shape(args, context_BLD.shape[1])
+        meter.flops += outside_flops(self.shape, grid.num_tokens) * x_BND.shape[0]
+        return Hidden(x_BND, t_BD, t_mod_B6D, context_BLD, latents, grid)
+
+    def _run_stack(
+        self, manager: CacheManager, args: dict[str, Any], hidden: Hidden, decision: Decision, meter: WorkMeter
+    ) -> torch.Tensor:
+        dit, vace = args["dit"], args["vace"]
+        x = hidden.x_BND
+        inputs = BlockInputs(hidden.context_BLD, hidden.t_mod_B6D, self._rope(dit, hidden), meter)
+        if decision.plan is not None:
+            inputs = inputs.at(decision.plan.rows_A)
+            x = x.index_select(1, decision.plan.rows_A)
+        hints = None
+        if args["vace_context"] is not None:
+            hints = manager.hints(hidden, decision)
+            if hints is None:
+                hints = self._run_vace(manager, args, hidden, x, decision, inputs)
+                manager.keep_hints(hints, decision)
+        num_layers = len(dit.blocks)
+        for layer, block in enumerate(dit.blocks):
+            x = manager.run_block(DiTBlockOps(computable(block), "dit", layer, num_layers, inputs), x, decision)
+            if hints is not None and layer in vace.vace_layers_mapping:
+                x = x + hints[vace.vace_layers_mapping[layer]] * args["vace_scale"]
+        return manager.merge(hidden, x, decision)
+
+    def _run_vace(
+        self,
+        manager: CacheManager,
+        args: dict[str, Any],
+        hidden: Hidden,
+        x_BAD: torch.Tensor,
+        decision: Decision,
+        inputs: BlockInputs,
+    ) -> list[torch.Tensor]:
+        """Hints of the computed rows, one per VACE layer. Upstream restacks all hints at every block; this loop
+        keeps a list, with identical results."""
+        vace = args["vace"]
+        c = self._embed_vace(vace, args["vace_context"], hidden, inputs.meter)
+        if decision.plan is not None:
+            c = c.index_select(1, decision.plan.rows_A)
+        hints: list[torch.Tensor] = []
+        num_layers, dim = len(vace.vace_blocks), x_BAD.shape[2]
+        for layer, wrapped in enumerate(vace.vace_blocks):
+            block = computable(wrapped)
+            if layer == 0:
+                c = block.before_proj(c) + x_BAD
+                inputs.meter.flops += linear_flops(c.shape[1], dim, dim) * c.shape[0]
+            c = manager.run_block(DiTBlockOps(block, "vace", layer, num_layers, inputs), c, decision)
+            hints.append(block.after_proj(c))
+            inputs.meter.flops += linear_flops(c.shape[1], dim, dim) * c.shape[0]
+        return hints
+
+    def _embed_vace(
+        self, vace: Any, vace_context: torch.Tensor, hidden: Hidden, meter: WorkMeter
+    ) -> torch.Tensor:
+        """The VACE condition as tokens [B, N, D]: the same at every step, so embedded once per video."""
+        if self._vace_tokens is None:
+            num_tokens = hidden.x_BND.shape[1]
+            tokens = [vace.vace_patch_embedding(u.unsqueeze(0)).flatten(2).transpose(1, 2) for u in vace_context]
+            padded = [
+                torch.cat([u, u.new_zeros(1, num_tokens - u.size(1), u.size(2))], dim=1) for u in tokens
+            ]
+            self._vace_tokens = torch.cat(padded)
+            assert self.shape is not None
+            meter.flops += vace_embedding_flops(self.shape, num_tokens)
+        return self._vace_tokens
+
+    def _rope(self, dit: Any, hidden: Hidden) -> torch.Tensor:
+        """Complex128 RoPE rows [N, 1, head_dim / 2]: the same at every step, so built once per video."""
+        if self._freqs is None or self._freqs[0] != hidden.grid:
+            f, h, w = hidden.grid.frames, hidden.grid.height, hidden.grid.width
+            freqs = torch.cat(
+                [
+                    dit.freqs[0][:f].view(f, 1, 1, -1).expand(f, h, w, -1),
+                    dit.freqs[1][:h].view(1, h, 1, -1).expand(f, h, w, -1),
+                    dit.freqs[2][:w].view(1, 1, w, -1).expand(f, h, w, -1),
+                ],
+                dim=-1,
+            ).reshape(f * h * w, 1, -1)
+            self._freqs = (hidden.grid, freqs.to(hidden.x_BND.device))
+        return self._freqs[1]
+
+    def _head(self, dit: Any, hidden: Hidden, x_BND: torch.Tensor) -> torch.Tensor:
+        grid = hidden.grid
+        return dit.unpatchify(dit.head(x_BND, hidden.t_BD), (grid.frames, grid.height, grid.width))
+
+    def _record(self, step, branch, decision: Decision, hidden: Hidden, meter: WorkMeter) -> None:
+        num_tokens = hidden.grid.num_tokens
+        active = {Compute.FULL: num_tokens, Compute.REUSE: 0}.get(
+            decision.compute, decision.plan.num_active if decision.plan is not None else num_tokens
+        )
+        record = StepRecord(
+            step.index, step.timestep, branch, decision.compute, decision.reason, decision.signal,
+            decision.threshold, active, meter.flops, meter.blocks["dit"], meter.blocks["vace"],
+        )
+        self._session.trace.append(record, meter)
+
+
+def _model_shape(args: dict[str, Any], text_len: int) -> ModelShape:
+    dit, vace = args["dit"], args["vace"]
+    block = computable(dit.blocks[0])
+    has_vace = vace is not None and args["vace_context"] is not None
+    return ModelShape(
+        dim=dit.dim,
+        ffn_dim=block.ffn_dim,
+        num_layers=len(dit.blocks),
+        num_vace_layers=len(vace.vace_blocks) if has_vace else 0,
+        text_len=text_len,
+        text_dim=args["context"].shape[-1],
+        in_channels=dit.in_dim,
+        out_channels=args["latents"].shape[1],
+        vace_in_channels=vace.vace_in_dim if has_vace else 0,
+        patch_volume=dit.patch_size[0] * dit.patch_size[1] * dit.patch_size[2],
+    )

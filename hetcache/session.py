@@ -1,0 +1,98 @@
+"""CacheSession: everything that one video's run keeps, born before the loop and dropped after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from hetcache.api import Branch, CacheManager, Compute, Schedule, Step
+from hetcache.trace import StepRecord, Trace
+
+ManagerFactory = Callable[[Branch], CacheManager]
+Observer = Callable[[Step, list[StepRecord]], None]
+
+
+class CacheSession:
+    """State of one video under one mode: a manager per CFG branch, the step cursor, the trace, the timings.
+
+    `make_manager(branch)` is called once per branch that really runs. Pass `session.steps` to the pipeline as
+    `progress_bar_cmd`: the loop itself then says which step runs. `observer(step, records)` is called after
+    every step. A session serves one run; a second one raises RuntimeError.
+    """
+
+    def __init__(self, make_manager: ManagerFactory, observer: Observer | None = None) -> None:
+        self._make_manager = make_manager
+        self._observer = observer
+        self._managers: dict[Branch, CacheManager] = {}
+        self.measure_schedule: Callable[[torch.Tensor], Schedule] | None = None
+        self.schedule: Schedule | None = None
+        self.step: Step | None = None
+        self.trace = Trace()
+        self.stage_ms: dict[str, float] = {}
+
+    def manager(self, branch: Branch) -> CacheManager:
+        """The branch's manager, made at its first call and begun with this run's schedule."""
+        if branch not in self._managers:
+            assert self.schedule is not None, "a manager is asked for inside the denoising loop only"
+            manager = self._make_manager(branch)
+            manager.begin(self.schedule)
+            self._managers[branch] = manager
+        return self._managers[branch]
+
+    def steps(self, timesteps: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the scheduler's timesteps one by one, moving the cursor; the denoising time is measured around
+        the whole loop, with one synchronisation at each end on CUDA."""
+        if self.schedule is not None:
+            raise RuntimeError("this CacheSession has already run a video; make a new one")
+        if self.measure_schedule is None:
+            raise RuntimeError("use the session inside diffsynth_patches.patched(pipe, session)")
+        start = _now_ms()
+        self.schedule = self.measure_schedule(timesteps)
+        values = self.schedule.timesteps
+        for index, timestep in enumerate(timesteps):
+            self.step = Step(index, len(values), values[index])
+            before = len(self.trace.records)
+            yield timestep
+            if self._observer is not None:
+                self._observer(self.step, self.trace.records[before:])
+        self.step = None
+        self.stage_ms["denoise"] = self.stage_ms.get("denoise", 0.0) + _now_ms() - start
+
+    @property
+    def managers(self) -> Iterable[CacheManager]:
+        return self._managers.values()
+
+    @property
+    def branches(self) -> list[Branch]:
+        return list(self._managers)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Peak of what the branches' stores held, summed."""
+        return sum(manager.cache_bytes for manager in self._managers.values())
+
+    def notes(self) -> dict[str, Any]:
+        return {branch.value: manager.notes() for branch, manager in self._managers.items() if manager.notes()}
+
+    def reused_blocks(self) -> int:
+        """Blocks run on REUSE steps: zero, or the mode's record says why."""
+        return sum(
+            record.dit_blocks + record.vace_blocks
+            for record in self.trace.records
+            if record.compute is Compute.REUSE
+        )
+
+    def release(self) -> None:
+        """Drop every cached tensor; the trace and the timings stay."""
+        self.measure_schedule = None
+        for manager in self._managers.values():
+            manager.release()
+
+
+def _now_ms() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() * 1e3
