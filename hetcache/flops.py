@@ -92,6 +92,18 @@ def partial_step_flops(
     return total
 
 
+def cache_bytes(
+    shape: ModelShape, num_tokens: int, cached_kv: bool, vace_rows: bool, bytes_per_value: int
+) -> int:
+    """What HetCache keeps per CFG branch: the stack residual, K and V of every cached layer, VACE hints."""
+    num_tensors = 1
+    if cached_kv:
+        num_tensors += 2 * (shape.num_layers + (shape.num_vace_layers if vace_rows else 0))
+    if not vace_rows:
+        num_tensors += shape.num_vace_layers
+    return num_tensors * num_tokens * shape.dim * bytes_per_value
+
+
 @dataclass
 class WorkMeter:
     """What one denoiser call really ran; the block operations add to it as they are called (host integers)."""
