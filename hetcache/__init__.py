@@ -1,1 +1,25 @@
-""""""
+"""HetCache: diffusion video editing made fast without retraining (arXiv 2603.24260).
+
+`HetCache` and `TeaCache` are the managers, `enable_cache(pipe, mode, mask)` puts a mode on a DiffSynth pipeline,
+`WanVideoPipeline` is DiffSynth's. Names load on first use, so `import hetcache` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["HetCache", "TeaCache", "WanVideoPipeline", "enable_cache"]
+
+_WHERE = {
+    "HetCache": ("hetcache.manager", "HetCacheManager"),
+    "TeaCache": ("baselines.teacache", "TeaCacheManager"),
+    "WanVideoPipeline": ("diffsynth.pipelines.wan_video", "WanVideoPipeline"),
+    "enable_cache": ("diffsynth_patches.api", "enable_cache"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'hetcache' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)

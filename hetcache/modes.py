@@ -13,8 +13,6 @@ from hetcache.manager import HetCacheConfig, HetCacheManager, plan_hetcache
 from hetcache.selector import TokenSelector
 from hetcache.tokens import TokenClasses
 
-NOT_YET = ("pab", "adacache", "teacache", "fastcache")
-
 
 @dataclass(frozen=True)
 class RunContext:
@@ -31,7 +29,8 @@ ManagerFactory = Callable[[Branch], CacheManager]
 @dataclass(frozen=True)
 class Mode:
     """`build(config, context)` gives the manager factory of one video; `plan`, for modes whose schedule is static,
-    gives every step's decision before the run."""
+    gives every step's decision before the run; `defaults` are a preset's values for config fields (the CLI
+    builds `config(**dict(defaults), **flags)` and gives presets no argument group of their own)."""
 
     name: str
     title: str
@@ -39,6 +38,7 @@ class Mode:
     config: type
     build: Callable[[Any, RunContext], ManagerFactory]
     plan: Callable[[Schedule, Any, RunContext], list[Decision]] | None = None
+    defaults: tuple[tuple[str, Any], ...] = ()
 
 
 def _build_baseline(config: BaselineConfig, context: RunContext) -> ManagerFactory:

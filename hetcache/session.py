@@ -11,7 +11,6 @@ import torch
 from hetcache.api import Branch, CacheManager, Compute, Schedule, Step
 from hetcache.trace import StepRecord, Trace
 
-ManagerFactory = Callable[[Branch], CacheManager]
 Observer = Callable[[Step, list[StepRecord]], None]
 
 
@@ -23,7 +22,7 @@ class CacheSession:
     every step. A session serves one run; a second one raises RuntimeError.
     """
 
-    def __init__(self, make_manager: ManagerFactory, observer: Observer | None = None) -> None:
+    def __init__(self, make_manager: Callable[[Branch], CacheManager], observer: Observer | None = None) -> None:
         self._make_manager = make_manager
         self._observer = observer
         self._managers: dict[Branch, CacheManager] = {}
@@ -32,6 +31,7 @@ class CacheSession:
         self.step: Step | None = None
         self.trace = Trace()
         self.stage_ms: dict[str, float] = {}
+        self.loop_end_ms = 0.0
 
     def manager(self, branch: Branch) -> CacheManager:
         """The branch's manager, made at its first call and begun with this run's schedule."""
@@ -59,7 +59,8 @@ class CacheSession:
             if self._observer is not None:
                 self._observer(self.step, self.trace.records[before:])
         self.step = None
-        self.stage_ms["denoise"] = self.stage_ms.get("denoise", 0.0) + _now_ms() - start
+        self.loop_end_ms = _now_ms()
+        self.stage_ms["denoise"] = self.loop_end_ms - start
 
     @property
     def managers(self) -> Iterable[CacheManager]:

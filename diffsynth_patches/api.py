@@ -1,0 +1,43 @@
+"""enable_cache: caching for a pipeline in somebody's own program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffsynth_patches.apply import patched
+from hetcache.calibration import load_calibration
+from hetcache.modes import MODES, RunContext
+from hetcache.session import CacheSession
+from hetcache.tokens import classify
+
+
+@contextmanager
+def enable_cache(
+    pipe: Any, mode: str, mask: Any, model_id: str = "wan2.1-vace-1.3b", **settings: Any
+) -> Iterator[CacheSession]:
+    """Run one `pipe(...)` call of a DiffSynth `WanVideoPipeline` under a caching mode.
+
+    `mask` is the edit mask at the model's size, bool or 0/1, [T, H, W], T = 4k + 1, H and W multiples of 16.
+    `settings` are the fields of the mode's config. Pass `progress_bar_cmd=session.steps` to the pipeline:
+
+        with enable_cache(pipe, "hetcache", mask, cache_thresh=0.05) as session:
+            video = pipe(..., progress_bar_cmd=session.steps)
+        print(session.trace.decisions(Branch.COND))
+
+    Raises ValueError for an unknown mode, a bad setting, mask or model id.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
+    chosen = MODES[mode]
+    config = chosen.config(**{**dict(chosen.defaults), **settings})
+    mask_THW = torch.as_tensor(np.asarray(mask)).to(pipe.device)
+    classes = classify(mask_THW, getattr(config, "margin_width", None))
+    context = RunContext(classes, lambda: load_calibration(model_id))
+    session = CacheSession(chosen.build(config, context))
+    with patched(pipe, session):
+        yield session

@@ -1,0 +1,109 @@
+"""Run one edit: the pipeline on a clip under a mode, with its stage times. Shared by the CLI and the benchmark."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffsynth_patches.apply import patched
+from hetcache.clip import Clip
+from hetcache.flops import ModelShape
+from hetcache.models import ModelInfo
+from hetcache.modes import ManagerFactory
+from hetcache.prefill import push_pull_fill
+from hetcache.session import CacheSession, Observer
+
+GREY = 128
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """What the model is asked for, independent of the caching mode."""
+
+    prompt: str
+    negative_prompt: str
+    num_steps: int
+    cfg_scale: float
+    sigma_shift: float
+    seed: int
+    apply_mask_to_input: bool = True
+    tiled_vae: bool = False
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """`frames_THWC`: raw output at the model's size. `session` keeps the trace and the stage times."""
+
+    frames_THWC: NDArray[np.uint8]
+    session: CacheSession
+    shape: ModelShape
+    peak_memory_gib: float
+
+
+def vace_input(clip: Clip, fill: str, apply_mask: bool) -> list[Image.Image]:
+    """The video that conditions the model: what lies under the mask is replaced by what the model expects there
+    (`grey`, or a classical `push_pull` fill), unless `apply_mask` is False."""
+    frames = clip.frames_THWC
+    if apply_mask and fill == "push_pull":
+        video_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+        filled = push_pull_fill(video_TCHW, torch.from_numpy(clip.mask_THW)[:, None])
+        frames = filled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    elif apply_mask:
+        frames = np.where(clip.mask_THW[..., None], np.uint8(GREY), frames)
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def mask_images(clip: Clip) -> list[Image.Image]:
+    return [Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB") for mask in clip.mask_THW]
+
+
+def run_edit(
+    pipe: Any,
+    info: ModelInfo,
+    clip: Clip,
+    make_manager: ManagerFactory,
+    settings: EditSettings,
+    observer: Observer | None = None,
+) -> EditResult:
+    """Edit `clip` under the managers of one mode. The stage times are in `result.session.stage_ms`."""
+    session = CacheSession(make_manager, observer)
+    height, width = clip.size
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with patched(pipe, session) as forward:
+        images = pipe(
+            prompt=settings.prompt,
+            negative_prompt=settings.negative_prompt,
+            vace_video=vace_input(clip, info.fill, settings.apply_mask_to_input),
+            vace_video_mask=mask_images(clip),
+            num_frames=clip.num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=settings.num_steps,
+            cfg_scale=settings.cfg_scale,
+            sigma_shift=settings.sigma_shift,
+            seed=settings.seed,
+            tiled=settings.tiled_vae,
+            progress_bar_cmd=session.steps,
+        )
+    frames = np.stack([np.asarray(image) for image in images])
+    session.stage_ms["vae_decode"] = time.perf_counter() * 1e3 - session.loop_end_ms
+    assert forward.shape is not None
+    return EditResult(frames, session, forward.shape, peak_memory_gib())
+
+
+def peak_memory_gib() -> float:
+    """Peak allocated memory of the GPU, or peak resident memory of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,0 +1,167 @@
+"""The command line of `inference.py`: the paper's flags, one argument group per mode made from its config."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from hetcache.models import MODELS
+from hetcache.modes import MODES, Mode
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+EPILOG = """examples:
+  python inference.py --mode hetcache
+  python inference.py --mode hetcache --compare
+  python inference.py --mode hetcache --video clip.mp4 --mask mask.mp4 --frames 33 --steps 50 --cache-thresh 0.05
+  python inference.py --mode baseline --steps 25 --output half.mp4
+"""
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run, with the remedy in its message."""
+
+
+def build_parser(modes: dict[str, Mode] = MODES) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "inference.py",
+        description="Fill the masked part of a video with Wan2.1-VACE, with or without caching.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--mode", default="hetcache", metavar="MODE", help=f"how to compute (default hetcache): {', '.join(modes)}"
+    )
+    _add_input_flags(parser)
+    _add_model_flags(parser)
+    _add_output_flags(parser)
+    _add_mode_flags(parser, modes)
+    return parser
+
+
+def parse(argv: list[str] | None = None, modes: dict[str, Mode] = MODES) -> tuple[argparse.Namespace, Any]:
+    """(arguments, mode config). Raises UsageError for an unknown mode, a flag of another mode or a bad value;
+    argparse itself exits with code 2 for what it can tell alone."""
+    args = build_parser(modes).parse_args(argv)
+    mode = modes.get(args.mode)
+    if mode is None:
+        raise UsageError(f"unknown --mode {args.mode!r}: choose from {', '.join(modes)}")
+    return args, mode_config(args, mode, modes)
+
+
+def mode_config(args: argparse.Namespace, mode: Mode, modes: dict[str, Mode] = MODES) -> Any:
+    """The mode's config from the flags that were given. Raises UsageError."""
+    own = {field.name for field in fields(mode.config)}
+    every = {field.name for other in modes.values() for field in fields(other.config)}
+    given = {name: value for name, value in vars(args).items() if name in every}
+    for name in given:
+        if name not in own:
+            owners = [other.name for other in modes.values() if name in {f.name for f in fields(other.config)}]
+            raise UsageError(f"{flag(name)} is a setting of --mode {' or '.join(owners)}, not of {mode.name}")
+    try:
+        return mode.config(**{**dict(mode.defaults), **given})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _add_input_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input")
+    group.add_argument("--video", type=Path, default=DATA / "real.mp4", help="video file, image or folder of frames")
+    group.add_argument("--mask", type=Path, default=DATA / "masks.mp4", help="mask video, image or folder; white = edit")
+    group.add_argument("--frames", type=int, default=33, help="frames to edit, 4k+1 (default 33)")
+    group.add_argument(
+        "--apply-mask-to-input", action=argparse.BooleanOptionalAction, default=True,
+        help="hide from the model what lies under the mask (default); --no-apply-mask-to-input lets it see the "
+        "original, for edits that keep its structure",
+    )
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model and sampling")
+    group.add_argument(
+        "--model", default="auto", metavar="MODEL",
+        help=f"auto (1.3B on CUDA, else the embedded model), {', '.join(MODELS)}, or a folder with weights",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    group.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+        help="auto: bfloat16 on CUDA, float32 on a CPU",
+    )
+    group.add_argument("--huggingface", action="store_true", help="fetch weights from Hugging Face, not ModelScope")
+    group.add_argument("--prompt", help="what should be there (default: the model's own, printed before the run)")
+    group.add_argument("--negative-prompt", help="what should not be there")
+    group.add_argument("--steps", type=int, default=50, help="denoising steps (default 50)")
+    group.add_argument("--seed", type=int, default=0, help="seed of the initial noise (default 0)")
+    group.add_argument("--height", type=int, help="height the model works at, a multiple of 16 (default: by aspect)")
+    group.add_argument("--width", type=int, help="width the model works at, a multiple of 16 (default: by aspect)")
+    group.add_argument(
+        "--cfg-scale", type=float,
+        help="guidance scale, 1 runs the conditional branch alone (default: "
+        + ", ".join(f"{info.cfg_scale:g} for {name}" for name, info in MODELS.items()) + ")",
+    )
+    group.add_argument("--sigma-shift", type=float, default=5.0, help="shift of the noise schedule (default 5)")
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output", type=Path, help="mp4 to write, its .json record beside it (default outputs/VIDEO_MODE.mp4)"
+    )
+    group.add_argument("--save-raw", action="store_true", help="also write the model's output before compositing")
+    group.add_argument(
+        "--compare", action="store_true",
+        help="also run the baseline at the same seed; report the measured speed-up, PSNR and SSIM",
+    )
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _add_mode_flags(parser: argparse.ArgumentParser, modes: dict[str, Mode]) -> None:
+    """One group per mode. A flag that several modes share is added with the first and named by the others."""
+    seen: dict[str, str] = {}
+    for mode in modes.values():
+        if mode.defaults or not fields(mode.config):
+            continue
+        shared = [f for f in fields(mode.config) if f.name in seen]
+        description = mode.title + (f" ({mode.paper})" if mode.paper else "")
+        if shared:
+            also = ", ".join(f"{flag(f.name)} (default {_shown(f)})" for f in shared)
+            description += f". Also takes {also}"
+        group = parser.add_argument_group(f"--mode {mode.name}", description)
+        for field in fields(mode.config):
+            if field.name not in seen:
+                seen[field.name] = mode.name
+                _add_field(group, mode.config, field)
+
+
+def _add_field(group: Any, config: type, field: Field[Any]) -> None:
+    kind = typing.get_type_hints(config)[field.name]
+    text = f"{field.metadata['help']} (default {_shown(field)})".replace("%", "%%")
+    if kind is bool:
+        group.add_argument(
+            flag(field.name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+        )
+        return
+    if isinstance(kind, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    group.add_argument(
+        flag(field.name), type=kind, choices=field.metadata.get("choices"), default=argparse.SUPPRESS, help=text,
+        metavar=None if field.metadata.get("choices") else kind.__name__.upper(),
+    )
+
+
+def _shown(field: Field[Any]) -> str:
+    default = field.default
+    if default is MISSING or default is None:
+        return "by model"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return str(default)
