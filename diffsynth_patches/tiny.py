@@ -36,9 +36,9 @@ class TinyConfig:
     text_dim: int = 64
     freq_dim: int = 128
     z_dim: int = 16
-    vae_width: int = 256
+    vae_width: int = 192
     vae_encoder_depth: int = 3
-    vae_decoder_depth: int = 3
+    vae_decoder_depth: int = 5
     vae_refine_width: int = 32
 
     def __post_init__(self):

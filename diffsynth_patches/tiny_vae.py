@@ -19,55 +19,35 @@ PATCH_VALUES = 3 * TIME * SPACE * SPACE
 
 
 class SpaceTimeBlock(nn.Module):
-    """Residual block: 3x3 convolution in space, then a 3-tap convolution in time."""
+    """Residual block on [B, T, H, W, C]: 3x3 convolution in space, then three taps in time."""
 
     def __init__(self, width: int):
         super().__init__()
         self.space = nn.Conv2d(width, width, 3, padding=1)
-        self.time = nn.Conv1d(width, width, 3, padding=1)
+        self.time = nn.Linear(width, 3 * width)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        b, t, c, h, w = x_BTCHW.shape
-        y = F.gelu(self.space(x_BTCHW.flatten(0, 1)), approximate="tanh").unflatten(0, (b, t))
-        y = F.pad(y.permute(0, 3, 4, 1, 2).reshape(b * h * w, t, c), (0, 0, 1, 1))
-        # Three shifted matrix products: the same sum as a 1-D convolution, several times faster on a CPU.
-        taps = self.time.weight.unbind(2)
-        y = sum(F.linear(y[:, i : i + t], tap) for i, tap in enumerate(taps)) + self.time.bias
-        return x_BTCHW + y.reshape(b, h, w, t, c).permute(0, 3, 4, 1, 2)
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        y = self.space(x_BTHWC.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = F.gelu(y, approximate="tanh").unflatten(0, x_BTHWC.shape[:2])
+        # One matrix product for the taps t - 1, t, t + 1: faster on a CPU than a 1-D convolution.
+        before, now, after = self.time(y).chunk(3, dim=-1)
+        before = F.pad(before[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+        after = F.pad(after[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+        return x_BTHWC + before + now + after
 
 
-class TinyEncoder(nn.Module):
-    """Patch values [B, T', 768, h, w] to latents [B, T', z, h, w]."""
+class PatchNet(nn.Module):
+    """A linear map plus a residual convolutional stack, [B, T, H, W, C_in] to [B, T, H, W, C_out]."""
 
-    def __init__(self, width: int, depth: int, z_dim: int):
+    def __init__(self, in_dim: int, width: int, depth: int, out_dim: int):
         super().__init__()
-        self.linear = nn.Conv2d(PATCH_VALUES, z_dim, 1)
-        self.stem = nn.Conv2d(PATCH_VALUES, width, 1)
+        self.linear = nn.Linear(in_dim, out_dim)
+        self.stem = nn.Linear(in_dim, width)
         self.blocks = nn.Sequential(*[SpaceTimeBlock(width) for _ in range(depth)])
-        self.head = nn.Conv2d(width, z_dim, 1)
+        self.head = nn.Linear(width, out_dim)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        b, t = x_BTCHW.shape[:2]
-        x = x_BTCHW.flatten(0, 1)
-        y = self.blocks(F.gelu(self.stem(x), approximate="tanh").unflatten(0, (b, t)))
-        return (self.linear(x) + self.head(y.flatten(0, 1))).unflatten(0, (b, t))
-
-
-class TinyDecoder(nn.Module):
-    """Latents [B, T', z, h, w] to patch values [B, T', 768, h, w]."""
-
-    def __init__(self, width: int, depth: int, z_dim: int):
-        super().__init__()
-        self.linear = nn.Conv2d(z_dim, PATCH_VALUES, 1)
-        self.stem = nn.Conv2d(z_dim, width, 3, padding=1)
-        self.blocks = nn.Sequential(*[SpaceTimeBlock(width) for _ in range(depth)])
-        self.head = nn.Conv2d(width, PATCH_VALUES, 1)
-
-    def forward(self, z_BTCHW: Tensor) -> Tensor:
-        b, t = z_BTCHW.shape[:2]
-        z = z_BTCHW.flatten(0, 1)
-        y = self.blocks(F.gelu(self.stem(z), approximate="tanh").unflatten(0, (b, t)))
-        return (self.linear(z) + self.head(y.flatten(0, 1))).unflatten(0, (b, t))
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        return self.linear(x_BTHWC) + self.head(F.gelu(self.blocks(self.stem(x_BTHWC)), approximate="tanh"))
 
 
 class PixelRefiner(nn.Module):
@@ -80,33 +60,32 @@ class PixelRefiner(nn.Module):
         self.out = nn.Conv2d(width, 12, 3, padding=1)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        y = F.gelu(self.inp(F.pixel_unshuffle(x_NCHW, 2)), approximate="tanh")
-        y = F.gelu(self.mid(y), approximate="tanh")
+        y = F.relu(self.mid(F.relu(self.inp(F.pixel_unshuffle(x_NCHW, 2)))))
         return x_NCHW + F.pixel_shuffle(self.out(y), 2)
 
 
 class TinyAutoencoder(nn.Module):
     """Encoder, decoder and the latent normalisation. Videos are [B, 3, 1 + 4k, H, W] in -1..1."""
 
-    def __init__(self, z_dim: int = 16, width: int = 256, encoder_depth: int = 3, decoder_depth: int = 3,
+    def __init__(self, z_dim: int = 16, width: int = 192, encoder_depth: int = 3, decoder_depth: int = 5,
                  refine_width: int = 32):
         super().__init__()
         self.z_dim = z_dim
-        self.encoder = TinyEncoder(width * 3 // 4, encoder_depth, z_dim)
-        self.decoder = TinyDecoder(width, decoder_depth, z_dim)
+        self.encoder = PatchNet(PATCH_VALUES, width, encoder_depth, z_dim)
+        self.decoder = PatchNet(z_dim, width, decoder_depth, PATCH_VALUES)
         self.refiner = PixelRefiner(refine_width)
         self.register_buffer("mean", torch.zeros(z_dim))
         self.register_buffer("std", torch.ones(z_dim))
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Normalised latents [B, z, 1 + k, H/8, W/8]. ValueError when the shape does not divide."""
-        z = self.encoder(to_patches(video_BCTHW)).transpose(1, 2)
+        z = self.encoder(to_patches(video_BCTHW)).permute(0, 4, 1, 2, 3)
         return (z - _channels(self.mean)) / _channels(self.std)
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Video [B, 3, 1 + 4k, H, W], not clamped."""
         z = latents_BCTHW * _channels(self.std) + _channels(self.mean)
-        video = from_patches(self.decoder(z.transpose(1, 2)))
+        video = from_patches(self.decoder(z.permute(0, 2, 3, 4, 1)))
         b, _, t = video.shape[:3]
         frames = self.refiner(video.transpose(1, 2).flatten(0, 1))
         return frames.unflatten(0, (b, t)).transpose(1, 2)
@@ -142,20 +121,20 @@ class TinyVideoVAE(nn.Module):
 
 
 def to_patches(video_BCTHW: Tensor) -> Tensor:
-    """[B, 3, 1 + 4k, 8h, 8w] to [B, 1 + k, 768, h, w]; the first frame fills its group by repetition."""
+    """[B, 3, 1 + 4k, 8h, 8w] to [B, 1 + k, h, w, 768]; the first frame fills its group by repetition."""
     t, height, width = video_BCTHW.shape[2:]
     if t % TIME != 1 or height % SPACE or width % SPACE:
         raise ValueError(f"got {t} frames of {height}x{width}; need 4k + 1 frames and sides divisible by {SPACE}")
     video = torch.cat([video_BCTHW[:, :, :1].expand(-1, -1, TIME - 1, -1, -1), video_BCTHW], dim=2)
     b, c, t4 = video.shape[:3]
     video = video.reshape(b, c, t4 // TIME, TIME, height // SPACE, SPACE, width // SPACE, SPACE)
-    return video.permute(0, 2, 1, 3, 5, 7, 4, 6).reshape(b, t4 // TIME, PATCH_VALUES, height // SPACE, width // SPACE)
+    return video.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, t4 // TIME, height // SPACE, width // SPACE, PATCH_VALUES)
 
 
-def from_patches(patches_BTCHW: Tensor) -> Tensor:
+def from_patches(patches_BTHWC: Tensor) -> Tensor:
     """Inverse of `to_patches`; the first group is averaged into its one frame."""
-    b, t, _, h, w = patches_BTCHW.shape
-    video = patches_BTCHW.reshape(b, t, 3, TIME, SPACE, SPACE, h, w).permute(0, 2, 1, 3, 6, 4, 7, 5)
+    b, t, h, w, _ = patches_BTHWC.shape
+    video = patches_BTHWC.reshape(b, t, h, w, 3, TIME, SPACE, SPACE).permute(0, 4, 1, 5, 2, 6, 3, 7)
     video = video.reshape(b, 3, t * TIME, h * SPACE, w * SPACE)
     return torch.cat([video[:, :, :TIME].mean(2, keepdim=True), video[:, :, TIME:]], dim=2)
 

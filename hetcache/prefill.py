@@ -1,0 +1,53 @@
+"""Classical fill of the masked area before a video reaches a VACE model: a push-pull pyramid in space and time.
+
+The VACE unit sends whatever lies under the mask to the model (its `reactive` half). This fill replaces it with an
+interpolation of what is around it in space and, where the mask moves, of what was seen there at other times; nothing
+of the original content under the mask can leak through.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def push_pull_fill(video_TCHW: Tensor, mask_T1HW: Tensor) -> Tensor:
+    """Video of the same shape, untouched where `mask < 0.5` and interpolated elsewhere.
+
+    `video_TCHW` is floating point in any range; `mask_T1HW` is 1 (or above 0.5) where content is to be replaced. A
+    mask that covers every pixel of every frame leaves nothing to interpolate: the result is then 0 everywhere.
+    Raises ValueError on shapes that do not match or an integer video.
+    """
+    t, _, h, w = video_TCHW.shape
+    if mask_T1HW.shape != (t, 1, h, w):
+        raise ValueError(f"mask has shape {tuple(mask_T1HW.shape)}, expected {(t, 1, h, w)}")
+    if not video_TCHW.is_floating_point():
+        raise ValueError(f"video must be floating point, got {video_TCHW.dtype}: convert it first")
+    hole_T1HW = mask_T1HW >= 0.5
+    known = (~hole_T1HW).to(video_TCHW.dtype).movedim(1, 0).unsqueeze(0)
+    # torch.where, not a product: a NaN or an infinity under the mask must not survive either.
+    value = torch.where(hole_T1HW, 0.0, video_TCHW).movedim(1, 0).unsqueeze(0)
+    filled = _pull(value, known).squeeze(0).movedim(0, 1)
+    return torch.where(hole_T1HW, filled, video_TCHW)
+
+
+def _pull(value_BCTHW: Tensor, known_B1THW: Tensor) -> Tensor:
+    """Dense values from sparse ones: `value` is already multiplied by its weight `known` in 0..1."""
+    size = value_BCTHW.shape[2:]
+    if max(size) == 1:
+        return value_BCTHW / known_B1THW.clamp_min(torch.finfo(value_BCTHW.dtype).tiny)
+    coarse_value, coarse_known = _halve(value_BCTHW), _halve(known_B1THW)
+    # Half of a cell known is as good as all of it: weights saturate, so that near pixels win over far ones.
+    gain = (2 * coarse_known).clamp_max(1) / coarse_known.clamp_min(1e-12)
+    coarse = _pull(coarse_value * gain, coarse_known * gain)
+    padded = tuple(s + s % 2 if s > 1 else s for s in size)
+    dense = F.interpolate(coarse, size=padded, mode="trilinear", align_corners=False)
+    return value_BCTHW + (1 - known_B1THW) * dense[..., : size[0], : size[1], : size[2]]
+
+
+def _halve(x_BCTHW: Tensor) -> Tensor:
+    """Mean of 2x2x2 cells; odd sides are padded with zeros (nothing known), sides of 1 stay."""
+    kernel = [2 if s > 1 else 1 for s in x_BCTHW.shape[2:]]
+    pad = [amount for s, k in zip(x_BCTHW.shape[:1:-1], kernel[::-1], strict=True) for amount in (0, s % 2 * (k - 1))]
+    return F.avg_pool3d(F.pad(x_BCTHW, pad), kernel)

@@ -1,0 +1,51 @@
+"""Trains the embedded model on any folders of clips and photographs: prepare, vae, dit, export.
+
+    python scripts/train_tiny.py prepare --sources CLIPS PHOTOS --data work/data
+    torchrun --nproc-per-node 2 scripts/train_tiny.py vae --data work/data --out work/run --minutes 30
+
+Every stage resumes from its checkpoint under --out. See docs/embedded-model.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stages = parser.add_subparsers(dest="stage", required=True)
+    prepare = stages.add_parser("prepare", help="decode sources into uint8 arrays")
+    prepare.add_argument("--sources", type=Path, nargs="+", required=True)
+    prepare.add_argument("--data", type=Path, required=True)
+    prepare.add_argument("--skip", nargs="*", default=[], metavar="FILE=FRAMES", help="leading frames to leave out")
+    vae = stages.add_parser("vae", help="train the autoencoder")
+    for stage in (vae,):
+        stage.add_argument("--data", type=Path, required=True)
+        stage.add_argument("--out", type=Path, required=True)
+        stage.add_argument("--minutes", type=float, default=30.0, help="time budget, pauses not counted")
+        stage.add_argument("--device", default="cpu")
+        stage.add_argument("--watch", dest="monitor", type=Path, help="folder of *.npy clips never trained on")
+    vae.add_argument("--freeze-encoder", action="store_true", help="train the decoder only")
+    options = parser.parse_args()
+    if options.stage == "prepare":
+        from tiny_data import prepare as run
+
+        skip = {name: int(count) for name, count in (item.split("=") for item in options.skip)}
+        print(f"{run(options.sources, options.data, skip)} arrays written to {options.data}")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.stage == "vae":
+        from train_tiny_vae import VaeTraining, train_vae
+
+        from diffsynth_patches.tiny import TinyConfig
+
+        train_vae(VaeTraining(options.data, options.out, options.minutes, monitor=options.monitor,
+                              train_encoder=not options.freeze_encoder, device=options.device), TinyConfig())
+
+
+if __name__ == "__main__":
+    main()
