@@ -10,15 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from hetcache.api import Compute, Decision
+from hetcache.api import Compute, Decision, Schedule
 
 
 def relative_l1(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """mean|new - old| / mean|old|, a scalar tensor on the inputs' device (no synchronisation)."""
     return (new - old).abs().mean() / old.abs().mean().clamp_min(torch.finfo(old.dtype).tiny)
+
+
+class ChangeEstimator(Protocol):
+    """Estimates, before the run, how much the model's output changes from each step to the next."""
+
+    def changes(self, schedule: Schedule, signal: str) -> tuple[float, ...]:
+        """One relative change per step, never negative; entry 0 is 0.0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,44 @@ class Rescale:
         if self.space == "linear":
             return max(_horner(self.coefficients, rel_l1), 0.0)
         return math.exp(_horner(self.coefficients, math.log(max(rel_l1, 1e-12))))
+
+    def changes(self, schedule: Schedule, signal: str) -> tuple[float, ...]:
+        """Raises ValueError when the schedule was measured without that signal."""
+        if signal not in schedule.rel_l1:
+            raise ValueError(f"the schedule has no signal {signal!r}: it has {', '.join(schedule.rel_l1) or 'none'}")
+        return (0.0, *(self(rel_l1) for rel_l1 in schedule.rel_l1[signal][1:]))
+
+
+@dataclass(frozen=True)
+class ChangeCurve:
+    """A calibrated table: the relative change of the stack residual, summed along the run, by timestep.
+
+    The signal of a static schedule carries no more than the timestep, so the change itself can be tabulated by
+    timestep, without a polynomial between them. `timesteps` fall, `cumulative` rises from 0; a run with another
+    number of steps takes differences of the interpolated sum, so that its whole run adds up to the same change.
+    """
+
+    timesteps: tuple[float, ...]
+    cumulative: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.timesteps) != len(self.cumulative) or len(self.timesteps) < 2:
+            raise ValueError("a change curve needs as many timesteps as values, and at least two")
+        if any(b >= a for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)):
+            raise ValueError("the timesteps of a change curve must fall")
+        if any(b < a for a, b in zip(self.cumulative, self.cumulative[1:], strict=False)):
+            raise ValueError("the values of a change curve must not fall")
+
+    def at(self, timestep: float) -> float:
+        """The sum up to `timestep`: linear between the table's points, its end slopes continued outside."""
+        last = len(self.timesteps) - 2
+        i = min(max(sum(t >= timestep for t in self.timesteps) - 1, 0), last)
+        fraction = (self.timesteps[i] - timestep) / (self.timesteps[i] - self.timesteps[i + 1])
+        return self.cumulative[i] + fraction * (self.cumulative[i + 1] - self.cumulative[i])
+
+    def changes(self, schedule: Schedule, signal: str = "") -> tuple[float, ...]:
+        sums = [self.at(timestep) for timestep in schedule.timesteps]
+        return (0.0, *(max(b - a, 0.0) for a, b in zip(sums, sums[1:], strict=False)))
 
 
 IDENTITY = Rescale((1.0, 0.0))

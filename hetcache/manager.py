@@ -5,22 +5,17 @@ This file composes the pure parts: `drift` decides, `selector` picks tokens, `st
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from hetcache.api import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.drift import LevelRule, Rescale, plan_levels
 from hetcache.selector import SelectionConfig, TokenSelector
+from hetcache.settings import setting
 from hetcache.store import FeatureStore
 
 RESIDUAL = ("stack", 0, "residual")
-
-
-def setting(default: Any, help: str, **extra: Any) -> Any:
-    """A config field that becomes a CLI flag; `choices` limits its values."""
-    return field(default=default, metadata={"help": help, **extra})
 
 
 @dataclass(frozen=True)
