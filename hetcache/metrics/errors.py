@@ -10,15 +10,15 @@ class MetricError(ValueError):
     """An input that cannot be measured: the message is one line that names the remedy."""
 
 
-class MissingDependency(MetricError):
+class MissingDependencyError(MetricError):
     """An optional package is not installed: the message holds the pip command that brings it."""
 
 
 def optional_import(module: str, package: str, purpose: str) -> ModuleType:
-    """Import `module`, or raise MissingDependency with the command that installs `package`."""
+    """Import `module`, or raise MissingDependencyError with the command that installs `package`."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependency(
+        raise MissingDependencyError(
             f"{purpose} needs {module.partition('.')[0]} ({error}): run `pip install {package}`"
         ) from error

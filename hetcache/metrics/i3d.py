@@ -51,7 +51,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def _pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     """Zero padding of [B, C, T, H, W]; zeros suit max pooling too, because it follows a ReLU."""
     padding: list[int] = []
-    for size, k, s in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride)):
+    for size, k, s in zip(reversed(x.shape[2:]), reversed(kernel), reversed(stride), strict=True):
         padding.extend(same_padding(size, k, s))
     return F.pad(x, padding) if any(padding) else x
 
@@ -128,7 +128,7 @@ class I3D(nn.Module):
 
 
 def preprocess(frames_THWC: Tensor) -> Tensor:
-    """One clip of uint8 or float frames [T, H, W, 3] in 0..255 -> [1, 3, T, 224, 224] in [-1, 1], bilinear."""
+    """One clip of frames [T, H, W, 3] in 0..255 -> [1, 3, T, 224, 224] in [-1, 1], bilinear."""
     x = frames_THWC.permute(0, 3, 1, 2).to(torch.float32)
     x = F.interpolate(x, size=(INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
     return (x / 127.5 - 1.0).permute(1, 0, 2, 3)[None]

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018, arXiv:1801.03924) through the `lpips` package, with trunks that need no model hub."""
+"""LPIPS (Zhang et al. 2018, arXiv:1801.03924) by the `lpips` package, with trunks that need no model hub."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Lpips:
     ) -> dict[str, list[float]]:
         """One distance per frame for "all" and for each region's mask [T, H, W] (nan where it is empty).
 
-        "all" is the package's own figure. A region's is the mean of the per-pixel map (layers upsampled to the
-        frame) inside the mask: features see beyond it, so a little of what lies around it enters.
+        "all" is the package's own figure. A region's is the mean of the per-pixel map (layers upsampled to
+        the frame) inside the mask: features see beyond it, so a little of what lies around it enters.
         """
         if min(a_THWC.shape[1:3]) < MIN_SIDE:
             raise MetricError(
@@ -71,14 +71,18 @@ class Lpips:
                 size = a_THWC.shape[1:3]
                 maps = sum(self._lpips.upsample(layer, size) for layer in layers)[:, 0].cpu().numpy()
                 for name, mask in regions.items():
-                    values[name] += [masked_mean(m, inside) for m, inside in zip(maps, mask[part])]
+                    values[name] += [
+                        masked_mean(m, inside) for m, inside in zip(maps, mask[part], strict=True)
+                    ]
         return values
 
     def _layer_maps(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> list[Tensor]:
         """Weighted squared feature differences [T, 1, h, w] of each layer."""
-        features_a, features_b = (self._model.net(self._model.scaling_layer(self._to_input(x))) for x in (a, b))
+        features_a, features_b = (
+            self._model.net(self._model.scaling_layer(self._to_input(x))) for x in (a, b)
+        )
         normalize = self._lpips.normalize_tensor
-        pairs = zip(self._model.lins, features_a, features_b)
+        pairs = zip(self._model.lins, features_a, features_b, strict=True)
         return [lin((normalize(x) - normalize(y)) ** 2) for lin, x, y in pairs]
 
     def _to_input(self, frames_THWC: NDArray[np.uint8]) -> Tensor:
@@ -89,9 +93,9 @@ class Lpips:
 def load_lpips(net: str = "alex", path: str | Path | None = None, device: str = "cpu") -> Lpips:
     """LPIPS v0.1 with an AlexNet or VGG16 trunk.
 
-    `path`: a trunk file (a fetched `.safetensors`, or torchvision's `.pth`), or "torchvision" to let torchvision
-    download its own; None takes the fetched file, else torchvision's if it was downloaded before. MetricError,
-    with the command that helps, when there is none or it does not fit.
+    `path`: a trunk file (a fetched `.safetensors`, or torchvision's `.pth`), or "torchvision" to let
+    torchvision download its own; None takes the fetched file, else torchvision's if it was downloaded before.
+    MetricError, with the command that helps, when there is none or it does not fit.
     """
     if net not in NETS:
         raise MetricError(f"unknown LPIPS trunk {net!r}: choose from {', '.join(NETS)}")
@@ -103,9 +107,13 @@ def load_lpips(net: str = "alex", path: str | Path | None = None, device: str = 
         warnings.simplefilter("ignore", UserWarning)
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     try:
-        model.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()})
+        model.net.load_state_dict(
+            {key: state[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
+        )
     except (KeyError, RuntimeError) as error:
-        raise MetricError(f"{file} does not hold the {net} trunk: run `{FETCH_COMMAND} lpips --force`") from error
+        raise MetricError(
+            f"{file} does not hold the {net} trunk: run `{FETCH_COMMAND} lpips --force`"
+        ) from error
     weights = LpipsWeights(net, str(file), file_sha256(file), source, "lpips v0.1")
     return Lpips(model.to(device).eval(), lpips, weights, device)
 
@@ -148,7 +156,9 @@ def _torchvision_download(net: str) -> dict[str, Tensor]:
             _torchvision_url(net), map_location="cpu", progress=False, check_hash=True, weights_only=True
         ))  # fmt: skip
     except (OSError, RuntimeError) as error:
-        raise MetricError(f"torchvision could not download its weights ({error}): run `{FETCH_COMMAND} lpips`") from error
+        raise MetricError(
+            f"torchvision could not download its weights ({error}): run `{FETCH_COMMAND} lpips`"
+        ) from error
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ DEFAULT_SEAM_PX = 8
 def regions(mask_THW: NDArray[np.bool_], seam_px: int = DEFAULT_SEAM_PX) -> dict[str, NDArray[np.bool_]]:
     """Boolean maps of the mask's regions, each of the mask's shape ([T, H, W] or [H, W]).
 
-    in_mask: the mask itself. seam: the pixels within `seam_px` pixels (in x and in y) of the mask's border, on
-    either side of it; the frame's own edge is no border. edit: in_mask or seam. outside: everything else.
+    in_mask: the mask itself. seam: the pixels within `seam_px` pixels (in x and in y) of the mask's border,
+    on either side of it; the frame's own edge is no border. edit: in_mask or seam. outside: everything else.
     Raises MetricError when the mask is not boolean, has another number of axes, or `seam_px` is negative.
     """
     if mask_THW.dtype != np.bool_ or mask_THW.ndim not in (2, 3):

