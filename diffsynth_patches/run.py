@@ -16,7 +16,7 @@ from hetcache.clip import Clip
 from hetcache.flops import ModelShape
 from hetcache.models import ModelInfo
 from hetcache.modes import ManagerFactory
-from hetcache.prefill import push_pull_fill
+
 from hetcache.session import CacheSession, Observer
 
 GREY = 128
@@ -44,6 +44,8 @@ class EditResult:
     session: CacheSession
     shape: ModelShape
     peak_memory_gib: float
+    device: str
+    dtype: str
 
 
 def vace_input(clip: Clip, fill: str, apply_mask: bool) -> list[Image.Image]:
@@ -51,6 +53,8 @@ def vace_input(clip: Clip, fill: str, apply_mask: bool) -> list[Image.Image]:
     (`grey`, or a classical `push_pull` fill), unless `apply_mask` is False."""
     frames = clip.frames_THWC
     if apply_mask and fill == "push_pull":
+        from hetcache.prefill import push_pull_fill
+
         video_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
         filled = push_pull_fill(video_TCHW, torch.from_numpy(clip.mask_THW)[:, None])
         frames = filled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -95,7 +99,8 @@ def run_edit(
     frames = np.stack([np.asarray(image) for image in images])
     session.stage_ms["vae_decode"] = time.perf_counter() * 1e3 - session.loop_end_ms
     assert forward.shape is not None
-    return EditResult(frames, session, forward.shape, peak_memory_gib())
+    dtype = str(pipe.torch_dtype).removeprefix("torch.")
+    return EditResult(frames, session, forward.shape, peak_memory_gib(), str(pipe.device), dtype)
 
 
 def peak_memory_gib() -> float:

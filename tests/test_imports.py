@@ -1,0 +1,65 @@
+"""Imports point one way; the packages do not print; nothing but the patches knows DiffSynth."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("hetcache", "baselines", "diffsynth_patches")
+LAYERS = {  # module -> what it may import of the project
+    "hetcache.api": set(),
+    "hetcache.drift": {"hetcache.api"},
+    "hetcache.tokens": {"hetcache.api"},
+    "hetcache.kmeans": set(),
+    "hetcache.sampling": set(),
+    "hetcache.store": set(),
+    "hetcache.flops": set(),
+}
+
+
+def modules():
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("name, path", list(modules()))
+def test_direction(name, path):
+    names = set(imported(path))
+    tops = {n.split(".")[0] for n in names}
+    if not name.startswith("diffsynth_patches"):
+        assert "diffsynth" not in tops
+        assert "diffsynth_patches" not in tops
+    if name.startswith("baselines"):
+        assert "hetcache.modes" not in names
+        assert "hetcache.session" not in names
+    if name in LAYERS:
+        own = {n for n in names if n.startswith(("hetcache.", "baselines"))}
+        assert {n for n in own if (ROOT / Path(*n.split("."))).with_suffix(".py").exists()} <= LAYERS[name]
+
+
+@pytest.mark.parametrize("name, path", list(modules()))
+def test_packages_do_not_print_nor_keep_globals(name, path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Global)
+        called = node.func if isinstance(node, ast.Call) else None
+        assert not (isinstance(called, ast.Name) and called.id == "print")
+
+
+def test_importing_hetcache_loads_nothing_heavy():
+    code = "import sys, hetcache; assert not {'torch', 'diffsynth', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
