@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from hetcache.video_ffmpeg import VideoError
-from hetcache.video_read import StrPath, iter_frames, largest_4k_plus_1, probe
+from hetcache.video_ffmpeg import MAX_SIDE, VideoError
+from hetcache.video_read import StrPath, iter_frames, probe, too_few
 
 Mask = NDArray[np.bool_]
 Extend = Literal["error", "hold", "loop"]
@@ -36,21 +35,43 @@ def read_mask(
     255); `invert` then swaps. An image holds for all frames. A video or folder shorter than asked is a
     VideoError unless `extend` is "hold" (the last mask stays) or "loop" (it begins again).
     """
+    if count < 1 or start < 0:
+        raise ValueError(f"count {count} must be positive and start {start} not negative")
+    with closing(iter_mask(path, size, threshold, invert, extend)) as stream:
+        masks = list(islice(stream, start, start + count))
+    if len(masks) < count:
+        raise VideoError(too_few(f"mask {path}", len(masks), count, start) + ", or --mask-extend hold|loop")
+    return np.stack(masks)
+
+
+def iter_mask(
+    path: StrPath,
+    size: tuple[int, int],
+    threshold: int = 128,
+    invert: bool = False,
+    extend: Extend = "error",
+) -> Generator[Mask, None, None]:
+    """Yield masks [H, W] bool from the first on, by the rules of read_mask(), in memory that does not grow.
+
+    Without end for an image and for `extend` "hold" and "loop"; else as many as there are.
+    """
     if not 1 <= threshold <= 255:
         raise VideoError(f"mask threshold {threshold}: must be from 1 to 255")
-    if count < 1:
-        raise ValueError(f"count {count} must be positive")
-    info = probe(path, "mask")
-    if info.kind == "image":
-        frame = next(iter_frames(path, what="mask"))
-        return np.repeat(_binary(frame, size, threshold, invert)[None], count, axis=0)
-    # A loop needs the first frames too, and a held mask the last one, which may lie before `start`.
-    first = start if extend == "error" else 0
-    stream = iter_frames(path, first, start + count - first, what="mask")
-    masks = [_binary(frame, size, threshold, invert) for frame in islice(stream, start + count - first)]
-    if len(masks) < start + count - first:
-        masks = _extended(masks, start + count, extend, path, asked=count)
-    return np.stack(masks[start - first :])
+    if extend not in ("error", "hold", "loop"):
+        raise VideoError(f"mask extension {extend!r}: must be error, hold or loop")
+    still = probe(path, "mask").kind == "image"
+    mask = None
+    while True:
+        with closing(iter_frames(path, what="mask")) as frames:
+            for frame in frames:
+                mask = _binary(frame, size, threshold, invert)
+                yield mask
+        if mask is None:
+            raise VideoError(f"mask {path}: has no frame that can be read; re-encode it")
+        while still or extend == "hold":
+            yield mask
+        if extend == "error":
+            return
 
 
 def dilate_mask(mask_THW: Mask, px: int) -> Mask:
@@ -97,11 +118,7 @@ def resize_mask(mask_THW: Mask, height: int, width: int) -> Mask:
     """
     if mask_THW.shape[1:] == (height, width):
         return np.array(mask_THW)
-    resized = np.empty((len(mask_THW), height, width), np.bool_)
-    for index, mask in enumerate(mask_THW):
-        grid = torch.from_numpy(np.ascontiguousarray(mask)).to(torch.float32)[None]
-        resized[index] = F.adaptive_max_pool2d(grid, (height, width))[0].numpy() > 0
-    return resized
+    return _any_within(_any_within(mask_THW, 1, height), 2, width)
 
 
 def composite(
@@ -125,28 +142,47 @@ def composite(
     return result
 
 
+def outpaint(
+    frames_THWC: NDArray[np.uint8], left: int, top: int, right: int, bottom: int
+) -> tuple[NDArray[np.uint8], Mask]:
+    """Widen the picture by so many pixels a side: (frames, mask), the border mid-grey and True in the mask.
+
+    Mid-grey is what the model reads as "nothing known". VideoError: negative, all zero, or over 8192 a side.
+    """
+    if min(left, top, right, bottom) < 0 or max(left, top, right, bottom) == 0:
+        raise VideoError(
+            f"outpaint {left},{top},{right},{bottom}: give pixels to add, at least one side over 0"
+        )
+    num_frames, height, width, _ = frames_THWC.shape
+    new_height, new_width = top + height + bottom, left + width + right
+    if max(new_height, new_width) > MAX_SIDE:
+        raise VideoError(
+            f"outpaint: {new_width}x{new_height} is over {MAX_SIDE} pixels a side; add fewer pixels"
+        )
+    frames = np.full((num_frames, new_height, new_width, 3), 128, np.uint8)
+    mask = np.ones((num_frames, new_height, new_width), np.bool_)
+    frames[:, top : top + height, left : left + width] = frames_THWC
+    mask[:, top : top + height, left : left + width] = False
+    return frames, mask
+
+
+def _any_within(mask_THW: Mask, axis: int, size: int) -> Mask:
+    """Resize one axis to `size`: True where any True pixel lies in or reaches into the new one."""
+    old = mask_THW.shape[axis]
+    index = np.arange(size)
+    bounds = np.stack([index * old // size, -((index + 1) * -old // size)], axis=1)
+    # One row of False behind the last: reduceat wants even the final bound to be an index.
+    padding = [(0, int(each == axis)) for each in range(mask_THW.ndim)]
+    reduced = np.logical_or.reduceat(np.pad(mask_THW, padding), bounds.ravel(), axis=axis)
+    return np.take(reduced, 2 * index, axis=axis)
+
+
 def _binary(frame: NDArray[np.uint8], size: tuple[int, int], threshold: int, invert: bool) -> Mask:
     grey = Image.fromarray(frame).convert("L")
     if frame.shape[:2] != size:
         grey = grey.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     white: Mask = np.asarray(grey) >= threshold
     return ~white if invert else white
-
-
-def _extended(masks: list[Mask], count: int, extend: Extend, path: StrPath, asked: int) -> list[Mask]:
-    if not masks:
-        raise VideoError(f"mask {path}: has no frame there; give a mask as long as the video")
-    if extend == "error":
-        fits = largest_4k_plus_1(len(masks))
-        raise VideoError(
-            f"mask {Path(path)}: {asked} frames asked, {len(masks)} there;"
-            f" use --frames {fits} or fewer, or --mask-extend hold|loop"
-        )
-    if extend == "hold":
-        return masks + [masks[-1]] * (count - len(masks))
-    if extend == "loop":
-        return [masks[index % len(masks)] for index in range(count)]
-    raise VideoError(f"mask extension {extend!r}: must be error, hold or loop")
 
 
 def _distance(mask: Mask, px: int) -> NDArray[np.float64]:

@@ -16,12 +16,13 @@ from PIL import Image
 
 from hetcache import video_ffmpeg as ff
 from hetcache.video_ffmpeg import VideoError
+from hetcache.video_header import read_header
 from hetcache.video_images import image_size, list_frames, over_black, read_image
 
 DEFAULT_FPS = 16.0
 """Frames a second of images, which carry no rate: the rate Wan2.1 was trained at."""
 
-MAX_READ_BYTES = 16 << 30
+MAX_READ_BYTES = 4 << 30
 """The most that read_frames() puts into memory; longer videos go through iter_frames()."""
 
 StrPath = str | Path
@@ -61,7 +62,7 @@ def probe(path: StrPath, what: str = "video") -> VideoInfo:
     still = image_size(path, what)
     if still is not None:
         return VideoInfo(path, still[1], still[0], DEFAULT_FPS, 1, False, "image")
-    header = ff.read_header(path, what)
+    header = read_header(path, what)
     return VideoInfo(
         path=path,
         width=header.width,
@@ -125,11 +126,12 @@ def read_frames(
     limit = MAX_READ_BYTES // (info.width * info.height * 3)
     if count is not None and count > limit:
         raise VideoError(f"{what} {path}: {count} frames of this size do not fit in memory; ask for fewer")
-    frames = list(islice(iter_frames(path, start, count, what=what), limit + 1))
+    with closing(iter_frames(path, start, count, what=what)) as stream:
+        frames = list(islice(stream, limit + 1))
     if len(frames) > limit:
         raise VideoError(f"{what} {path}: over {limit} frames do not fit in memory; ask for fewer")
     if count is not None and len(frames) < count:
-        raise VideoError(_too_few(f"{what} {path}", len(frames), count, start))
+        raise VideoError(too_few(f"{what} {path}", len(frames), count, start))
     if not frames:
         raise VideoError(f"{what} {path}: has no frame from {start} on")
     return np.stack(frames)
@@ -140,7 +142,8 @@ def largest_4k_plus_1(count: int) -> int:
     return count - (count - 1) % 4 if count > 0 else 0
 
 
-def _too_few(name: str, found: int, asked: int, start: int) -> str:
+def too_few(name: str, found: int, asked: int, start: int) -> str:
+    """The message when a source is shorter than asked, with the largest number that works."""
     after = f" after frame {start}" if start else ""
     if found == 0:
         return f"{name}: {asked} frames asked, none there{after}; start earlier"
@@ -191,6 +194,9 @@ def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Fr
         assert process.stdout is not None
         while (frame := _read_pam(process.stdout, info.path, what)) is not None:
             num_frames += 1
+            if frame.shape[:2] != (info.height, info.width):
+                sizes = f"{frame.shape[1]}x{frame.shape[0]}, its header says {info.width}x{info.height}"
+                raise VideoError(f"{what} {info.path}: frame {num_frames} is {sizes}; re-encode it")
             yield over_black(frame) if channels == 4 else frame
         if process.wait() != 0 and num_frames == 0:
             cause = ff.reason(ff.read_log(log))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hetcache import video_ffmpeg as ff
 from hetcache.video_ffmpeg import VideoError
+from hetcache.video_header import read_header
 from hetcache.video_read import StrPath
 
 # Sound that MP4 players know: copied as it is. Anything else becomes AAC.
@@ -85,15 +86,16 @@ def write_video(
     audio_from: StrPath | None = None,
     audio_start_s: float = 0.0,
     crf: int = 16,
+    pixel_aspect: tuple[int, int] = (1, 1),
 ) -> int:
     """Write frames [H, W, 3] uint8 RGB as an H.264 MP4 and return their number.
 
     Even sizes are yuv420p, which everything plays. With an odd width or height 4:2:0 cannot keep the size, so
     those are yuv444p: the size is exact, and VLC, mpv and Chromium play it; some hardware players do not.
     `audio_from` takes the sound of that file, from `audio_start_s` on and no longer than the frames: copied
-    if MP4 players know it, else as AAC; a file without sound gives none. Same frames, options and ffmpeg:
-    same bytes. Nothing appears at `path`, and nothing is lost there, unless all succeeds. VideoError: no
-    frames, disk full, not writable.
+    if MP4 players know it, else as AAC; a file without sound gives none. `pixel_aspect` is VideoInfo's. Same
+    frames, options and ffmpeg: same bytes. Nothing appears at `path`, and nothing is lost there, unless all
+    succeeds. VideoError: no frames, disk full, not writable, sound that cannot be read.
     """
     if not 0 < fps <= 1000:
         raise VideoError(f"output {path}: a frame rate of {fps} is not possible; give one from 1 to 1000")
@@ -102,10 +104,10 @@ def write_video(
     try:
         with atomic_output(path) as whole:
             if audio_from is None or (audio := _audio_codec(Path(audio_from))) is None:
-                return _encode(whole, iter(frames), str(rate), crf, path)
+                return _encode(whole, iter(frames), str(rate), crf, pixel_aspect, path)
             silent = _reserve(whole)
             try:
-                num_frames = _encode(silent, iter(frames), str(rate), crf, path)
+                num_frames = _encode(silent, iter(frames), str(rate), crf, pixel_aspect, path)
                 _add_audio(
                     silent, whole, Path(audio_from), audio, audio_start_s, float(num_frames / rate), path
                 )
@@ -118,7 +120,7 @@ def write_video(
 
 def _reserve(path: Path) -> Path:
     """Create an empty file with a name of its own beside `path`, with the permissions of any new file."""
-    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.tmp.mp4")
+    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.tmp{path.suffix}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
 
@@ -133,7 +135,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _encode(target: Path, frames: Iterator[NDArray[np.uint8]], rate: str, crf: int, path: Path) -> int:
+def _encode(
+    target: Path,
+    frames: Iterator[NDArray[np.uint8]],
+    rate: str,
+    crf: int,
+    aspect: tuple[int, int],
+    path: Path,
+) -> int:
     first = next(frames, None)
     if first is None:
         raise VideoError(f"output {path}: there are no frames to write")
@@ -153,7 +162,8 @@ def _encode(target: Path, frames: Iterator[NDArray[np.uint8]], rate: str, crf: i
         rate,
     ]
     args += ["-protocol_whitelist", "pipe", "-i", "pipe:0"]
-    args += ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+bitexact"]
+    scale = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+bitexact"
+    args += ["-vf", f"{scale},setsar={aspect[0]}/{aspect[1]}"]
     args += ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-pix_fmt", pix_fmt]
     args += ["-threads", str(_ENCODER_THREADS), "-x264-params", "lookahead-threads=1"]
     args += ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
@@ -180,7 +190,7 @@ def _encode(target: Path, frames: Iterator[NDArray[np.uint8]], rate: str, crf: i
 
 
 def _audio_codec(source: Path) -> str | None:
-    return None if source.is_dir() else ff.read_header(source).audio_codec
+    return None if source.is_dir() else read_header(source).audio_codec
 
 
 def _add_audio(

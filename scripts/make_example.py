@@ -3,8 +3,8 @@
     python scripts/make_example.py --source vtest.avi --out data
 
 The camera stands still, so the temporal median is the empty scene and what differs from it moves. The mask
-follows one person (the woman on the grass) from frame to frame by overlap. Needs opencv-python-headless besides
-the requirements.
+follows one person (the woman on the grass) from frame to frame by overlap. Needs
+opencv-python-headless as well.
 """
 
 from __future__ import annotations

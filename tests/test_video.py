@@ -11,7 +11,8 @@ from PIL import Image
 from video_files import clip, ffmpeg, make, make_with_sound
 
 from hetcache.video import VideoError, count_frames, iter_frames, probe, read_frames, write_video
-from hetcache.video_ffmpeg import frame_rate_fraction, read_header
+from hetcache.video_ffmpeg import frame_rate_fraction
+from hetcache.video_header import read_header
 from hetcache.video_images import natural_key
 from hetcache.video_read import largest_4k_plus_1
 
