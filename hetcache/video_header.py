@@ -82,10 +82,12 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
     rotation = re.search(r"rotation of (-?\d+(?:\.\d+)?) degrees", side_data)
     rotation_deg = round(float(rotation.group(1))) % 360 if rotation else 0
     width, height = int(picture.group(2)), int(picture.group(3))
+    found = re.search(r"SAR (\d{1,9}):(\d{1,9})", line)
+    aspect = (int(found.group(1)), int(found.group(2))) if found else (1, 1)
     if rotation_deg in (90, 270):
         width, height = height, width
+        aspect = (aspect[1], aspect[0])
     ff.check_size(width, height, path, what)
-    aspect = re.search(r"SAR (\d{1,9}):(\d{1,9})", line)
     return StreamHeader(
         width=width,
         height=height,
@@ -94,7 +96,7 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
         rotation_deg=rotation_deg,
         codec=codec.group(1),
         pix_fmt=picture.group(1),
-        pixel_aspect=(int(aspect.group(1)), int(aspect.group(2))) if aspect else (1, 1),
+        pixel_aspect=aspect if min(aspect) > 0 else (1, 1),
         audio_codec=audio.group(1) if audio else None,
     )
 

@@ -12,7 +12,7 @@ from video_files import clip, ffmpeg, make, make_with_sound
 
 from hetcache.video import VideoError, count_frames, iter_frames, probe, read_frames, write_video
 from hetcache.video_ffmpeg import frame_rate_fraction
-from hetcache.video_header import read_header
+from hetcache.video_header import parse_header, read_header
 from hetcache.video_images import natural_key
 from hetcache.video_read import largest_4k_plus_1
 
@@ -169,6 +169,41 @@ def test_sound_is_kept_and_never_shortens_the_video(
     silent = make(tmp_path / "silent.mkv", "-c:v", "ffv1")
     write_video(tmp_path / "out.mp4", clip(), 24, audio_from=silent)
     assert not probe(tmp_path / "out.mp4").has_audio
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_animations_are_videos(tmp_path: Path, suffix: str) -> None:
+    first, *rest = (Image.new("RGB", (64, 48), (40 * index, 0, 0)) for index in range(4))
+    options = {"lossless": True} if suffix == "webp" else {}
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=rest, duration=100, **options)
+    assert probe(tmp_path / f"a.{suffix}").kind == "video"
+    assert read_frames(tmp_path / f"a.{suffix}")[:, 0, 0, 0].tolist() == pytest.approx(
+        [0, 40, 80, 120], abs=2
+    )
+
+
+HEADER = """Input #0, mov,mp4, from 'file:a.mov':
+  Duration: 01:02:03.50, start: 0.000000, bitrate: 1 kb/s
+  Stream #0:0: Video: png, rgba(pc), 600x600, 90k tbr, 90k tbn (attached pic)
+  Stream #0:1[0x1](und): Video: hevc (Main 10) (hvc1 / 0x31637668), yuv420p10le(tv, bt2020nc/bt2020/pq),
+ 1920x1080 [SAR 4:3 DAR 64:27], 9 kb/s, 29.97 fps, 30 tbr, 600 tbn (default)
+    Side data:
+      Display Matrix: rotation of -90.00 degrees
+  Stream #0:2: Audio: aac (LC), 44100 Hz, mono, fltp
+""".replace(",\n 1920", ", 1920")
+
+
+def test_the_header_of_a_phone_video() -> None:
+    header = parse_header(HEADER, Path("a.mov"))
+    assert (header.width, header.height, header.rotation_deg) == (1080, 1920, 270)
+    assert header.fps == pytest.approx(30000 / 1001)
+    assert (header.codec, header.pix_fmt, header.audio_codec) == ("hevc", "yuv420p10le", "aac")
+    assert header.pixel_aspect == (3, 4)
+    assert header.duration_s == 3723.5
+    assert parse_header(HEADER.replace("29.97 fps, 30 tbr", "1k tbr"), Path("a.mov")).fps == 1000
+    assert parse_header(HEADER.replace("29.97 fps, 30 tbr, ", ""), Path("a.mov")).fps is None
+    with pytest.raises(VideoError, match="tiled still image"):
+        parse_header(HEADER + "  Stream group #0:0[0x31]: Tile Grid: hevc\n", Path("a.heic"))
 
 
 def test_frame_rates_players_know() -> None:
