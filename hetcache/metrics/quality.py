@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hetcache.metrics.compare import Comparison, Models, Settings, compare
 from hetcache.metrics.errors import MetricError, optional_import
@@ -23,12 +24,12 @@ DEFINITIONS = {
     "psnr": "dB, 10 log10(255^2 / MSE) of each frame, mean over frames; identical frames are left out of the "
     "mean (all identical: inf)",
     "ssim": "scikit-image structural_similarity, 7x7 uniform window, data_range 255, mean over frames",
-    "lpips": "LPIPS v0.1, frames in [-1, 1] at full size, mean over frames; in a region, mean of the per-pixel "
-    "map",
+    "lpips": "LPIPS v0.1, frames in [-1, 1] at full size, mean over frames; in a region, mean of the "
+    "per-pixel map",
     "warp_error": "mean squared difference (0..1 scale) of frame t and frame t+1 carried back by DIS flow, "
     "non-occluded pixels; of the prediction (_ref: of the other video)",
-    "flicker": "mean absolute difference of neighbouring frames, 0..255; of the prediction (_ref: of the other "
-    "video)",
+    "flicker": "mean absolute difference of neighbouring frames, 0..255; of the prediction (_ref: of the "
+    "other video)",
     "vmaf": "libvmaf's default model vmaf_v0.6.1, mean over frames",
     "vfid": "Frechet distance of 1024-d I3D features, pooled before the classifier, one clip per video",
     "fvd": "Frechet distance of the 400-d I3D logits, one clip per video",
@@ -49,13 +50,25 @@ class Quality:
     warnings: list[str] = field(default_factory=list)
 
 
+def resolve_device(name: str) -> str:
+    """The torch device `name`, "auto" being CUDA if there is one; MetricError when it cannot be used."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = one_line(error)[:80]
+        raise MetricError(f"--device {name} cannot be used ({why}): use --device cpu") from error
+    return name
+
+
 def load_models(
     settings: Settings, lpips_net: str, lpips_weights: str | None, i3d_checkpoint: Path | None
 ) -> tuple[Settings, Models, Quality]:
-    """Load what `settings` asks for. A metric whose weights or package are missing is taken out of the settings.
+    """Load what `settings` asks for; a metric whose weights or package are missing is taken out of it.
 
-    Returns the settings that can be followed, the networks, and an empty Quality with `missing` and
-    `weights`. MetricError when a file that was named does not exist or does not fit.
+    Returns the settings that can be followed, the networks, and a Quality that holds only `weights` (what was
+    loaded) and `missing` (what was not, with the command that brings it).
     """
     quality = Quality()
     metrics = set(settings.metrics)
@@ -73,16 +86,12 @@ def load_models(
             lpips = load_lpips(lpips_net, lpips_weights, settings.device)
             quality.weights["lpips"] = asdict(lpips.weights)
         except MetricError as error:
-            if lpips_weights:
-                raise
             quality.missing["lpips"] = str(error)
     if "vfid" in metrics:
         try:
             i3d, checkpoint = load_i3d(i3d_checkpoint, settings.device)
             quality.weights["i3d"] = asdict(checkpoint)
         except MetricError as error:
-            if i3d_checkpoint:
-                raise
             quality.missing["vfid"] = str(error)
     usable = replace(settings, metrics=frozenset(metrics - quality.missing.keys()))
     return usable, Models(lpips, i3d), quality

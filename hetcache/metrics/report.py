@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hetcache.metrics.compare import Comparison
+from hetcache.metrics.errors import MetricError
 from hetcache.metrics.quality import DEFINITIONS, Quality
 
 SCHEMA = "hetcache.evaluation/1"
@@ -82,9 +84,20 @@ def versions() -> dict[str, str]:
     return found
 
 
+def check_targets(paths: Sequence[Path | None]) -> None:
+    """Make the folders of the files to write, before any work; MetricError or OSError if it cannot be."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise MetricError(f"{path} is a folder: give a file name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise MetricError(f"{path.parent} cannot be written to: choose another folder")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a report, making its folder, in one step so that no half of it is ever read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a report in one step, so that no half of it is ever read."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -132,6 +145,16 @@ def table(quality: Quality) -> str:
     if lpips := quality.weights.get("lpips"):
         blocks.append(f"LPIPS weights: {lpips['net']}, {lpips['source']}, {lpips['path']}")
     return "\n\n".join(blocks)
+
+
+def notes(
+    unmatched: Mapping[str, Sequence[str]], warnings: Sequence[str], failures: Sequence[tuple[str, str]]
+) -> str:
+    """What was left out, doubtful or wrong, a line each."""
+    lines = [f"unmatched {role}: {name}" for role, names in unmatched.items() for name in names]
+    lines += [f"warning: {text}" for text in warnings]
+    lines += [f"failed: {name}: {error}" for name, error in failures]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

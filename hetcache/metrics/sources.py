@@ -18,6 +18,7 @@ from hetcache.video_ffmpeg import base_args, input_args, run_quiet
 
 MIN_FRAMES = 2
 MASK_THRESHOLD = 128
+ROLES = ("pred", "gt", "reference")
 _CUT_OFF = re.compile(r"partial file|ended prematurely|truncat|moov atom not found", re.IGNORECASE)
 
 Size = tuple[int, int]
@@ -124,15 +125,18 @@ def target_size(pred: Source, references: dict[str, Source], resize: str | None)
                     f"{source.size_text}: add --resize pred (or gt, or WxH) to compare them all the same"
                 )
         return pred.size
-    if resize == "pred":
-        return pred.size
-    if resize in references:
-        return references[resize].size
-    return parse_size(resize)
+    named = parse_resize(resize)
+    if named is not None:
+        return named
+    if resize in ROLES[1:] and resize not in references:
+        raise MetricError(f"--resize {resize}: no {resize} video was given")
+    return pred.size if resize == "pred" else references[resize].size
 
 
-def parse_size(text: str) -> Size:
-    """ "832x480" (width x height) as (height, width); MetricError when it is something else."""
+def parse_resize(text: str | None) -> Size | None:
+    """ "832x480" (width x height) as (height, width), None for a role; MetricError when it is neither."""
+    if text is None or text in ROLES:
+        return None
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if not match or not 16 <= min(map(int, match.groups())) <= max(map(int, match.groups())) <= 8192:
         raise MetricError(f"--resize takes pred, gt, reference or WIDTHxHEIGHT such as 832x480, not {text!r}")

@@ -70,7 +70,7 @@ ARCHIVES = {archive.key: archive for archive in (LPIPS_ARCHIVE, I3D_ARCHIVE)}
 
 
 def weights_folder() -> Path:
-    """Folder of the metric weights: in HETCACHE_CACHE, else XDG_CACHE_HOME/hetcache, else ~/.cache/hetcache."""
+    """Folder of the weights: in HETCACHE_CACHE, else XDG_CACHE_HOME/hetcache, else ~/.cache/hetcache."""
     chosen = os.environ.get("HETCACHE_CACHE")
     if chosen:
         return Path(chosen).expanduser() / "weights"
