@@ -16,7 +16,7 @@ from hetcache.clip import Clip
 from hetcache.flops import ModelShape
 from hetcache.models import ModelInfo
 from hetcache.modes import ManagerFactory
-
+from hetcache.prefill import push_pull_fill
 from hetcache.session import CacheSession, Observer
 
 GREY = 128
@@ -53,10 +53,9 @@ def vace_input(clip: Clip, fill: str, apply_mask: bool) -> list[Image.Image]:
     (`grey`, or a classical `push_pull` fill), unless `apply_mask` is False."""
     frames = clip.frames_THWC
     if apply_mask and fill == "push_pull":
-        from hetcache.prefill import push_pull_fill
-
-        video_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-        filled = push_pull_fill(video_TCHW, torch.from_numpy(clip.mask_THW)[:, None])
+        # Centred at 0, so that a mask over everything is filled with grey.
+        video_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float() - GREY
+        filled = push_pull_fill(video_TCHW, torch.from_numpy(clip.mask_THW)[:, None]) + GREY
         frames = filled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     elif apply_mask:
         frames = np.where(clip.mask_THW[..., None], np.uint8(GREY), frames)

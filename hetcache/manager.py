@@ -124,7 +124,8 @@ class HetCacheManager(CacheManager):
     def hints(self, hidden: Hidden, decision: Decision) -> list[torch.Tensor] | None:
         if self.config.partial_vace == "rows" or decision.plan is None:
             return None
-        rows_A, hints = decision.plan.rows_A, []
+        rows_A = decision.plan.rows_A
+        hints: list[torch.Tensor] = []
         while ("vace", len(hints), "hint") in self.store:
             hints.append(self.store.get("vace", len(hints), "hint").index_select(1, rows_A))
         return hints

@@ -1,0 +1,194 @@
+"""inference.py as typed: the paper's commands, bad input, and whole runs of the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetcache.cli import UsageError, build_parser, parse
+from hetcache.video import probe, read_frames, write_video
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import inference  # noqa: E402
+
+PAPER_COMMANDS = [
+    "--mode baseline --video data/real.mp4 --mask data/masks.mp4 --frames 33 --steps 50 --apply-mask-to-input",
+    "--mode pab --video data/real.mp4 --mask data/masks.mp4 --frames 33 --steps 50 --apply-mask-to-input",
+    "--mode adacache --video data/real.mp4 --mask data/masks.mp4 --frames 33 --steps 50 --apply-mask-to-input",
+    "--mode teacache --video data/real.mp4 --mask data/masks.mp4 --frames 33 --steps 50 --cache-thresh 0.05 "
+    "--apply-mask-to-input",
+    "--mode hetcache --video data/real.mp4 --mask data/masks.mp4 --frames 33 --steps 50 --cache-thresh 0.05 "
+    "--context-ratio 0.7 --margin-ratio 1.0 --use-kmeans --kmeans-clusters 16 --use-attention-interaction "
+    "--apply-mask-to-input",
+    "--mode fastcache --video data/real.mp4 --mask data/masks.mp4 --frames 33 --steps 50 --apply-mask-to-input",
+]
+
+
+@pytest.mark.parametrize("command", PAPER_COMMANDS)
+def test_the_papers_commands_are_understood(command):
+    args, config = parse(command.split())
+    assert args.frames == 33
+    assert args.apply_mask_to_input
+    if args.mode == "hetcache":
+        assert (config.context_ratio, config.margin_ratio, config.cache_thresh) == (0.7, 1.0, 0.05)
+
+
+def test_the_papers_defaults():
+    _, config = parse(["--mode", "hetcache"])
+    assert (config.cache_thresh, config.context_ratio, config.margin_ratio) == (0.05, 0.05, 0.7)
+    assert config.kmeans_clusters == 16
+    assert config.use_kmeans
+    assert config.use_attention_interaction
+    _, config = parse("--mode hetcache --no-use-kmeans --no-use-attention-interaction".split())
+    assert not config.use_kmeans
+    assert not config.use_attention_interaction
+
+
+def test_a_flag_of_another_mode_is_an_error_that_names_the_right_one():
+    with pytest.raises(UsageError, match="--margin-ratio is a setting of --mode .*hetcache.*, not of baseline"):
+        parse("--mode baseline --margin-ratio 0.5".split())
+
+
+@pytest.mark.parametrize("flags, message", [
+    ("--context-ratio 1.5", "between 0 and 1"),
+    ("--cache-thresh -1", "negative"),
+    ("--kmeans-clusters 0", "at least 1"),
+    ("--band 0.5", "at least 1"),
+])
+def test_settings_are_validated_with_the_flag_in_the_message(flags, message):
+    with pytest.raises(UsageError, match=message):
+        parse(["--mode", "hetcache", *flags.split()])
+
+
+def test_help_teaches():
+    text = build_parser().format_help()
+    for expected in ("--mode hetcache", "arXiv 2603.24260", "--margin-ratio", "(default 0.7)", "examples:"):
+        assert expected in text
+
+
+@pytest.fixture
+def clip(tmp_path):
+    rng = np.random.default_rng(0)
+    base = np.kron(rng.integers(0, 255, (8, 12, 3), dtype=np.uint8), np.ones((12, 12, 1), np.uint8))
+    frames = np.stack([np.roll(base, 3 * t, axis=1) for t in range(12)])
+    mask = np.zeros((12, 96, 144, 3), np.uint8)
+    mask[:, 30:60, 40:90] = 255
+    write_video(tmp_path / "v.mp4", frames, 12.0)
+    write_video(tmp_path / "m.mp4", mask, 12.0)
+    write_video(tmp_path / "black.mp4", mask * 0, 12.0)
+    write_video(tmp_path / "white.mp4", mask * 0 + 255, 12.0)
+    return tmp_path
+
+
+def command(folder, *extra, mask="m.mp4"):
+    return ["--video", str(folder / "v.mp4"), "--mask", str(folder / mask), "--frames", "9", "--steps", "5",
+            "--height", "64", "--width", "96", "--output", str(folder / "out.mp4"), "--model", "tiny", *extra]
+
+
+BAD = {
+    "missing video": (["--video", "nowhere.mp4"], "nowhere.mp4"),
+    "missing mask": (["--mask", "nowhere.mp4"], "nowhere.mp4"),
+    "not a video": (["--video", __file__], "test_cli.py"),
+    "too few frames": (["--frames", "13"], "13 frames asked, 12 there"),
+    "frames not 4k+1": (["--frames", "10"], "nearest 9 or 13"),
+    "no frames": (["--frames", "0"], "nearest 1"),
+    "height": (["--height", "100"], "nearest 96 or 112"),
+    "width": (["--width", "-16"], "nearest 16"),
+    "steps": (["--steps", "0"], "at least 1"),
+    "unknown mode": (["--mode", "warp"], "choose from"),
+    "unknown model": (["--model", "wan9"], "unknown model"),
+    "no cuda": (["--device", "cuda"], "--device cpu"),
+    "no folder": (["--output", "no/such/folder/out.mp4"], "no/such/folder"),
+    "output is an input": (["--output", None], "input"),
+    "output is not mp4": (["--output", "out.avi"], ".mp4"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_with_exit_code_2_before_the_model_loads(case, clip, capsys, monkeypatch):
+    import torch
+
+    import diffsynth_patches.loader as loader
+
+    if case == "no cuda" and torch.cuda.is_available():
+        pytest.skip("has CUDA")
+    monkeypatch.setattr(loader, "load_pipeline", lambda *args: pytest.fail("the model was loaded"))
+    extra, message = BAD[case]
+    extra = [str(clip / "v.mp4") if value is None else value for value in extra]
+    before = sorted(os.listdir(clip))
+    assert inference.main([*command(clip), *extra]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert sorted(os.listdir(clip)) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(clip, capsys):
+    clip.chmod(0o500)
+    try:
+        assert inference.main(command(clip)) == 2
+    finally:
+        clip.chmod(0o700)
+    assert "out.mp4" in capsys.readouterr().err
+
+
+def test_an_empty_mask_returns_the_input_and_says_so(clip, capsys):
+    assert inference.main(command(clip, mask="black.mp4")) == 0
+    assert "the mask is empty" in capsys.readouterr().out
+    assert "the mask is empty" in json.loads((clip / "out.json").read_text())["note"]
+    output, source = read_frames(clip / "out.mp4"), read_frames(clip / "v.mp4", 9)
+    assert np.abs(output.astype(int) - source).mean() < 4
+
+
+KEYS = {"schema", "mode", "model", "config", "versions", "hardware", "seed", "timing_s", "decisions", "tokens",
+        "blocks", "flops", "cache_bytes", "peak_memory_gib", "outputs"}
+
+
+@pytest.mark.parametrize("mask", ["m.mp4", "white.mp4"])
+def test_hetcache_edits_the_clip_and_records_what_it_did(clip, capsys, mask):
+    extra = ["--mode", "hetcache", "--save-raw", "--compare"]
+    assert inference.main(command(clip, *extra, mask=mask)) == 0
+    record = json.loads((clip / "out.json").read_text())
+    assert KEYS | {"compare"} <= set(record)
+    assert set(record["timing_s"]) == {"load", "text", "vae_encode", "denoise", "vae_decode", "composite", "total"}
+    assert len(record["decisions"]["cond"]) == len(record["decisions"]["uncond"]) == 5
+    assert set(record["compare"]["psnr_db"]) == {"edit", "in_mask", "seam", "outside", "whole"}
+    info = probe(clip / "out.mp4")
+    assert (info.width, info.height, info.fps) == (144, 96, 12.0)
+    assert len(read_frames(clip / "out.mp4")) == 9
+    assert probe(clip / "out_raw.mp4").height == 64
+    shown = capsys.readouterr().out
+    assert record["decisions"]["cond"] in shown
+    assert "generative" in shown
+    if mask == "m.mp4":
+        output, source = read_frames(clip / "out.mp4"), read_frames(clip / "v.mp4", 9)
+        assert np.abs(output[:, :16].astype(int) - source[:, :16]).mean() < 3
+
+
+def test_the_same_command_gives_the_same_bytes(clip):
+    assert inference.main(command(clip, "--mode", "hetcache")) == 0
+    first = (clip / "out.mp4").read_bytes()
+    assert inference.main(command(clip, "--mode", "hetcache")) == 0
+    assert (clip / "out.mp4").read_bytes() == first
+
+
+def test_an_accelerating_mode_that_skips_nothing_says_so(clip, capsys):
+    assert inference.main(command(clip, "--mode", "hetcache", "--cache-thresh", "0", "--max-partial-run", "0")) == 0
+    assert "NOT ACCELERATED" in capsys.readouterr().out
+    assert json.loads((clip / "out.json").read_text())["accelerated"] is False
+
+
+def test_from_the_shell(clip):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "inference.py"), *command(clip, "--frames", "8")], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
