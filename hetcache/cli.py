@@ -76,7 +76,9 @@ def flag(name: str) -> str:
 def _add_input_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
     group.add_argument("--video", type=Path, default=DATA / "real.mp4", help="video file, image or folder of frames")
-    group.add_argument("--mask", type=Path, default=DATA / "masks.mp4", help="mask video, image or folder; white = edit")
+    group.add_argument(
+        "--mask", type=Path, default=DATA / "masks.mp4", help="mask video, image or folder; white = edit"
+    )
     group.add_argument("--frames", type=int, default=33, help="frames to edit, 4k+1 (default 33)")
     group.add_argument(
         "--apply-mask-to-input", action=argparse.BooleanOptionalAction, default=True,

@@ -122,12 +122,12 @@ def test_bad_input_is_one_line_with_exit_code_2_before_the_model_loads(case, cli
     monkeypatch.setattr(loader, "load_pipeline", lambda *args: pytest.fail("the model was loaded"))
     extra, message = BAD[case]
     extra = [str(clip / "v.mp4") if value is None else value for value in extra]
-    before = sorted(os.listdir(clip))
+    before = sorted(clip.iterdir())
     assert inference.main([*command(clip), *extra]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error
     assert len(error.splitlines()) == 1
-    assert sorted(os.listdir(clip)) == before
+    assert sorted(clip.iterdir()) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
