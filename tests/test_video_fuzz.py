@@ -1,6 +1,6 @@
 """Mutated files end in a VideoError or in frames, never in another exception, a hang or a damaged output.
 
-Seeded and bounded in time: HETCACHE_FUZZ_SECONDS (default 12) says how long; a failure names its seed.
+Seeded and bounded in time: HETCACHE_FUZZ_SECONDS (default 8) says how long; a failure names its seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from video_files import clip, make, make_with_sound
 
 from hetcache.video import VideoError, count_frames, iter_frames, probe, read_mask, write_video
 
-SECONDS = float(os.environ.get("HETCACHE_FUZZ_SECONDS", "12"))
+SECONDS = float(os.environ.get("HETCACHE_FUZZ_SECONDS", "8"))
 SIZE = (48, 64)
 
 
