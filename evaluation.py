@@ -57,9 +57,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     pair = parser.add_argument_group("one video")
     pair.add_argument("--pred", type=Path, help="the edited video")
     pair.add_argument("--gt", type=Path, help="the source video (the paper's figures)")
-    pair.add_argument(
-        "--reference", type=Path, help="the uncached output of the same seed (the literature's)"
-    )
+    pair.add_argument("--reference", type=Path, help="the uncached output of the same seed (the literature's)")
     pair.add_argument("--mask", type=Path, help="also measure inside this mask, along its seam, and outside")
     batch = parser.add_argument_group("many videos, paired by name: a.mp4 with a.mp4 or a_METHOD.mp4")
     for name in ("pred", "gt", "reference", "mask"):
@@ -89,9 +87,7 @@ def _add_vbench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--conda-env", help="conda environment VBench is installed in (default: this Python)")
     dimensions = list(vbench_runner.DEFAULT_DIMENSIONS)
     parser.add_argument("--dimensions", nargs="+", default=dimensions, help="default: %(default)s")
-    parser.add_argument(
-        "--vbench-output", type=Path, default=Path("vbench_results"), help="VBench's own files"
-    )
+    parser.add_argument("--vbench-output", type=Path, default=Path("vbench_results"), help="VBench's own files")
     parser.add_argument("--output", type=Path, help="write everything here as JSON")
     parser.set_defaults(run=vbench)
 
@@ -122,9 +118,7 @@ def quality(args: argparse.Namespace) -> int:
     )  # fmt: skip
     settings, models, result = load_models(settings, args.lpips_net, args.lpips_weights, args.i3d_checkpoint)
     if not settings.metrics:
-        reasons = (
-            " ".join(result.missing.values()) or "a distance needs many videos: use --gt-dir and --pred-dir"
-        )
+        reasons = " ".join(result.missing.values()) or "a distance needs many videos: use --gt-dir and --pred-dir"
         raise MetricError(f"nothing can be measured. {reasons}")
     result.failures += matching.failures
     with tqdm(unit="frame", disable=None) as bar:
@@ -143,9 +137,7 @@ def quality(args: argparse.Namespace) -> int:
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     parameters |= {"metrics": sorted(metrics), "device": settings.device}
     if args.output:
-        report.write_text(
-            args.output, report.to_json(report.document(result, parameters, matching.unmatched))
-        )
+        report.write_text(args.output, report.to_json(report.document(result, parameters, matching.unmatched)))
     if args.csv:
         report.write_text(args.csv, report.to_csv(result))
     named = {"lpips": args.lpips_weights, "vfid": args.i3d_checkpoint}
@@ -179,9 +171,7 @@ def _jobs(args: argparse.Namespace) -> tuple[bool, Matching]:
     files, folders = ("pred", "gt", "reference", "mask"), ("pred_dir", "gt_dir", "reference_dir", "mask_dir")
     given = [bool([name for name in names if getattr(args, name)]) for names in (files, folders)]
     if given[0] == given[1]:
-        raise MetricError(
-            "give either --pred with --gt or --reference, or --pred-dir with --gt-dir or --reference-dir"
-        )
+        raise MetricError("give either --pred with --gt or --reference, or --pred-dir with --gt-dir or --reference-dir")
     if given[0]:
         against = {role: getattr(args, role) for role in ("gt", "reference") if getattr(args, role)}
         if args.pred is None or not against:

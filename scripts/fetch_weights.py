@@ -21,14 +21,10 @@ from hetcache.metrics.weights import ARCHIVES, Archive, convert_archive, weights
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch, verify and convert; 0 when all that was asked for is there, else 2 and one line on stderr."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="{lpips,i3d}", help="which weights (default: both)")
     parser.add_argument("--cache", type=Path, help="cache folder (default: HETCACHE_CACHE or the XDG cache)")
-    parser.add_argument(
-        "--archive", type=Path, help="convert this downloaded archive; name one kind of weights"
-    )
+    parser.add_argument("--archive", type=Path, help="convert this downloaded archive; name one kind of weights")
     parser.add_argument("--force", action="store_true", help="fetch again what is already there")
     args = parser.parse_args(argv)
     for key in args.what:

@@ -46,17 +46,13 @@ def test_import_is_light():
 def test_random_pairs_equal_skimage(shape):
     a, b = random_pair(shape)
     assert abs(psnr(a, b) - skimage_metrics.peak_signal_noise_ratio(a, b, data_range=255)) < 1e-6
-    assert (
-        abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
-    )
+    assert abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
 
 
 def test_real_pair_equals_skimage():
     a, b = real_pair()
     assert abs(psnr(a, b) - skimage_metrics.peak_signal_noise_ratio(a, b, data_range=255)) < 1e-6
-    assert (
-        abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
-    )
+    assert abs(ssim(a, b) - skimage_metrics.structural_similarity(a, b, channel_axis=-1, data_range=255)) < 1e-6
 
 
 def test_video_is_the_mean_over_frames():

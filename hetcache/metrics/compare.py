@@ -165,9 +165,7 @@ def _result(
     if mixed := mixed_outputs(result.pred_origin, result.other_origin):
         result.warnings.append(mixed)
     if "vmaf" in settings.metrics:
-        result.metrics.setdefault("all", {})["vmaf"] = vmaf(
-            job.pred, meter.source.path, meter.num_frames, size
-        )
+        result.metrics.setdefault("all", {})["vmaf"] = vmaf(job.pred, meter.source.path, meter.num_frames, size)
     if models.i3d is not None:
         result.pred_features = meter.pred_clip.features(models.i3d, settings.device)
         result.other_features = meter.clip.features(models.i3d, settings.device)

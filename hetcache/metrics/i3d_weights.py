@@ -64,12 +64,8 @@ def load_i3d(path: Path | None = None, device: str = "cpu") -> tuple[I3D, I3DChe
             state = from_deepmind(safetensors.load_file(file))
         except MetricError:
             raise
-        except (
-            Exception
-        ) as error:  # SafetensorError is not an OSError, nor does its module export it everywhere
-            raise MetricError(
-                f"{file} cannot be read ({error}): run `{FETCH_COMMAND} i3d --force`"
-            ) from error
+        except Exception as error:  # SafetensorError is no OSError
+            raise MetricError(f"{file} cannot be read ({error}): run `{FETCH_COMMAND} i3d --force`") from error
         layout, bn_eps = "deepmind-kinetics-400", DEEPMIND_BN_EPS
     else:
         state, layout, bn_eps = from_piergiaj(_read_state_dict(file)), "piergiaj", PIERGIAJ_BN_EPS
@@ -77,9 +73,7 @@ def load_i3d(path: Path | None = None, device: str = "cpu") -> tuple[I3D, I3DChe
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise MetricError(
-            f"{file} is not an I3D checkpoint with 400 classes: {_first_line(error)}"
-        ) from error
+        raise MetricError(f"{file} is not an I3D checkpoint with 400 classes: {_first_line(error)}") from error
     return model.to(device), I3DCheckpoint(str(file), file_sha256(file), layout, bn_eps)
 
 
@@ -126,9 +120,7 @@ def _units(separator: str, branches: Mapping[str, str]) -> list[tuple[str, str]]
     """Pairs of (module path in `I3D`, name in the checkpoint) of every convolution unit."""
     pairs = list(_STEM.items())
     for name in MIXED_NAMES:
-        pairs += [
-            (f"mixed.{name}.{ours}", f"Mixed_{name}{separator}{theirs}") for ours, theirs in branches.items()
-        ]
+        pairs += [(f"mixed.{name}.{ours}", f"Mixed_{name}{separator}{theirs}") for ours, theirs in branches.items()]
     return pairs
 
 

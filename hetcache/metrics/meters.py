@@ -57,9 +57,7 @@ class FrameMeter:
         """{region: {metric: mean over frames}}, with the number of identical frames beside a PSNR."""
         means: dict[str, dict[str, float]] = {}
         for name, metrics in self._values.items():
-            means[name] = {
-                key: (mean_psnr if key == "psnr" else nan_mean)(values) for key, values in metrics.items()
-            }
+            means[name] = {key: (mean_psnr if key == "psnr" else nan_mean)(values) for key, values in metrics.items()}
             if "psnr" in metrics:
                 means[name]["identical_frames"] = sum(map(math.isinf, metrics["psnr"]))
         return means

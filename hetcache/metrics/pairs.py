@@ -79,9 +79,7 @@ def match_folders(
         matching.jobs.append(job)
     everything = {"pred": preds, "mask": masks, **given}
     matching.unmatched = {
-        role: [str(path) for path in paths if path not in used[role]]
-        for role, paths in everything.items()
-        if paths
+        role: [str(path) for path in paths if path not in used[role]] for role, paths in everything.items() if paths
     }
     if not matching.jobs and not matching.failures:
         raise MetricError(_no_pairs(pred_dir, preds, folders[lead], method))
@@ -92,9 +90,7 @@ def list_videos(folder: Path, role: str) -> list[Path]:
     """The videos of a folder by name; MetricError when it is no folder or holds no video."""
     if not folder.is_dir():
         raise MetricError(f"the {role} folder {folder} does not exist: check the path")
-    videos = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-    )
+    videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     if not videos:
         raise MetricError(f"the {role} folder {folder} holds no video ({', '.join(VIDEO_SUFFIXES)})")
     return videos
@@ -118,8 +114,7 @@ def _complete(
         if partner is None:
             return (
                 None,
-                f"no {role} video is called {' or '.join(_names(name, endings))}: "
-                f"add it or leave --{role}-dir out",
+                f"no {role} video is called {' or '.join(_names(name, endings))}: add it or leave --{role}-dir out",
             )
         against[role] = partner
     if masks is None:

@@ -71,16 +71,12 @@ class Lpips:
                 size = a_THWC.shape[1:3]
                 maps = sum(self._lpips.upsample(layer, size) for layer in layers)[:, 0].cpu().numpy()
                 for name, mask in regions.items():
-                    values[name] += [
-                        masked_mean(m, inside) for m, inside in zip(maps, mask[part], strict=True)
-                    ]
+                    values[name] += [masked_mean(m, inside) for m, inside in zip(maps, mask[part], strict=True)]
         return values
 
     def _layer_maps(self, a: NDArray[np.uint8], b: NDArray[np.uint8]) -> list[Tensor]:
         """Weighted squared feature differences [T, 1, h, w] of each layer."""
-        features_a, features_b = (
-            self._model.net(self._model.scaling_layer(self._to_input(x))) for x in (a, b)
-        )
+        features_a, features_b = (self._model.net(self._model.scaling_layer(self._to_input(x))) for x in (a, b))
         normalize = self._lpips.normalize_tensor
         pairs = zip(self._model.lins, features_a, features_b, strict=True)
         return [lin((normalize(x) - normalize(y)) ** 2) for lin, x, y in pairs]
@@ -107,13 +103,9 @@ def load_lpips(net: str = "alex", path: str | Path | None = None, device: str = 
         warnings.simplefilter("ignore", UserWarning)
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     try:
-        model.net.load_state_dict(
-            {key: state[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()}
-        )
+        model.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()})
     except (KeyError, RuntimeError) as error:
-        raise MetricError(
-            f"{file} does not hold the {net} trunk: run `{FETCH_COMMAND} lpips --force`"
-        ) from error
+        raise MetricError(f"{file} does not hold the {net} trunk: run `{FETCH_COMMAND} lpips --force`") from error
     weights = LpipsWeights(net, str(file), file_sha256(file), source, "lpips v0.1")
     return Lpips(model.to(device).eval(), lpips, weights, device)
 
@@ -171,7 +163,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     safetensors = optional_import("safetensors.torch", "safetensors", "reading LPIPS weights")
     try:
         weights = safetensors.load_file(file)
-    except Exception as error:  # SafetensorError is not an OSError, nor does its module export it everywhere
+    except Exception as error:  # SafetensorError is no OSError
         raise MetricError(f"{file} cannot be read ({error}): run `{FETCH_COMMAND} lpips --force`") from error
     return from_jax(weights)
 

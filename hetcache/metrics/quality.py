@@ -24,12 +24,10 @@ DEFINITIONS = {
     "psnr": "dB, 10 log10(255^2 / MSE) of each frame, mean over frames; identical frames are left out of the "
     "mean (all identical: inf)",
     "ssim": "scikit-image structural_similarity, 7x7 uniform window, data_range 255, mean over frames",
-    "lpips": "LPIPS v0.1, frames in [-1, 1] at full size, mean over frames; in a region, mean of the "
-    "per-pixel map",
+    "lpips": "LPIPS v0.1, frames in [-1, 1] at full size, mean over frames; in a region, mean of the per-pixel map",
     "warp_error": "mean squared difference (0..1 scale) of frame t and frame t+1 carried back by DIS flow, "
     "non-occluded pixels; of the prediction (_ref: of the other video)",
-    "flicker": "mean absolute difference of neighbouring frames, 0..255; of the prediction (_ref: of the "
-    "other video)",
+    "flicker": "mean absolute difference of neighbouring frames, 0..255; of the prediction (_ref: of the other video)",
     "vmaf": "libvmaf's default model vmaf_v0.6.1, mean over frames",
     "vfid": "Frechet distance of 1024-d I3D features, pooled before the classifier, one clip per video",
     "fvd": "Frechet distance of the 400-d I3D logits, one clip per video",
@@ -125,9 +123,7 @@ def evaluate(
             quality.aggregate[against] = _aggregate(chosen)
             if models.i3d is not None:
                 quality.distances[against] = _distances(chosen)
-    quality.warnings += [
-        f"{result.name}: {warning}" for result in quality.results for warning in result.warnings
-    ]
+    quality.warnings += [f"{result.name}: {warning}" for result in quality.results for warning in result.warnings]
     quality.warnings += _distance_warnings(quality)
     return quality
 
@@ -156,9 +152,7 @@ def _distances(results: Sequence[Comparison]) -> dict[str, dict[str, dict[str, A
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for region in ("all", *REGION_NAMES):
         # A clip counts when the region shows in it: the mask is the same for both videos.
-        shown = [
-            result for result in results if region in result.pred_features and region in result.other_features
-        ]
+        shown = [result for result in results if region in result.pred_features and region in result.other_features]
         if not shown:
             continue
         found[region] = {}
@@ -180,9 +174,7 @@ def _distance_warnings(quality: Quality) -> list[str]:
     for against, by_region in quality.distances.items():
         for metric, figure in by_region.get("all", {}).items():
             if figure["clips"] < MIN_CLIPS:
-                warnings.append(
-                    f"{metric.upper()} against {against}: needs {MIN_CLIPS} clips or more, there is 1"
-                )
+                warnings.append(f"{metric.upper()} against {against}: needs {MIN_CLIPS} clips or more, there is 1")
             elif text := too_few_clips(figure["clips"], figure["features"]):
                 warnings.append(f"{metric.upper()} against {against}: {text}")
     return warnings

@@ -23,9 +23,7 @@ class Origin:
 
 def origin_of(video: Path) -> Origin:
     """Look `video` up in the run records (JSON files with "outputs") of its folder, `NAME.json` first."""
-    candidates = sorted(
-        video.parent.glob("*.json"), key=lambda path: (not video.stem.startswith(path.stem), path)
-    )
+    candidates = sorted(video.parent.glob("*.json"), key=lambda path: (not video.stem.startswith(path.stem), path))
     for path in candidates:
         record = _read(path)
         for key, kind in KINDS.items():

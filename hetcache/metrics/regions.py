@@ -19,9 +19,7 @@ def regions(mask_THW: NDArray[np.bool_], seam_px: int = DEFAULT_SEAM_PX) -> dict
     Raises MetricError when the mask is not boolean, has another number of axes, or `seam_px` is negative.
     """
     if mask_THW.dtype != np.bool_ or mask_THW.ndim not in (2, 3):
-        raise MetricError(
-            f"a mask must be bool [T, H, W] or [H, W], not {mask_THW.dtype} {list(mask_THW.shape)}"
-        )
+        raise MetricError(f"a mask must be bool [T, H, W] or [H, W], not {mask_THW.dtype} {list(mask_THW.shape)}")
     if seam_px < 0:
         raise MetricError(f"the seam must be 0 pixels or wider, not {seam_px}")
     seam = np.empty_like(mask_THW)

@@ -52,9 +52,7 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def document(
-    quality: Quality, parameters: Mapping[str, Any], unmatched: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+def document(quality: Quality, parameters: Mapping[str, Any], unmatched: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The JSON document of a `quality` run: see docs/evaluation.md for its keys."""
     return {
         "schema": SCHEMA,
@@ -121,9 +119,7 @@ def to_csv(quality: Quality) -> str:
         for region, values in by_region.items():
             figures = quality.distances.get(against, {}).get(region, {})
             tail = [_cell(figures.get(metric, {}).get("value")) for metric in ("vfid", "fvd")]
-            writer.writerow(
-                ["mean", against, region, "", "", "", *(_cell(values.get(n)) for n in names), *tail]
-            )
+            writer.writerow(["mean", against, region, "", "", "", *(_cell(values.get(n)) for n in names), *tail])
     return stream.getvalue()
 
 
@@ -147,9 +143,7 @@ def table(quality: Quality) -> str:
     return "\n\n".join(blocks)
 
 
-def notes(
-    unmatched: Mapping[str, Sequence[str]], warnings: Sequence[str], failures: Sequence[tuple[str, str]]
-) -> str:
+def notes(unmatched: Mapping[str, Sequence[str]], warnings: Sequence[str], failures: Sequence[tuple[str, str]]) -> str:
     """What was left out, doubtful or wrong, a line each."""
     lines = [f"unmatched {role}: {name}" for role, names in unmatched.items() for name in names]
     lines += [f"warning: {text}" for text in warnings]
@@ -162,18 +156,13 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [
-            cell.ljust(w) if i < 2 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * len(max(lines, key=len)))
     return "\n".join(lines)
 
 
-def _rows(
-    title: str, frames: str, metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]
-) -> list[list[str]]:
+def _rows(title: str, frames: str, metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[list[str]]:
     lines = []
     for number, (region, values) in enumerate(metrics.items()):
         head = [title, region, frames] if number == 0 else ["", region, ""]
@@ -192,9 +181,7 @@ def _shown(name: str, value: float | None) -> str:
 def _compared(results: Sequence[Comparison]) -> str:
     """Which output the predictions are, from their run records."""
     kinds = sorted({result.pred_origin.output for result in results})
-    text = " and ".join(
-        "outputs without a run record" if kind == "unknown" else f"{kind} outputs" for kind in kinds
-    )
+    text = " and ".join("outputs without a run record" if kind == "unknown" else f"{kind} outputs" for kind in kinds)
     others = sorted({result.other_origin.output for result in results} - {"unknown"})
     return f"{text}, with {' and '.join(others)} references" if others else text
 
@@ -209,9 +196,7 @@ def _distance_lines(quality: Quality, against: str) -> str:
         rows.append([metric.upper(), str(figures[regions[0]][metric]["clips"]), *shown])
     checkpoint = quality.weights["i3d"]
     notes = [f"{metric.upper()}: {DEFINITIONS[metric]}" for metric in ("vfid", "fvd")]
-    notes.append(
-        f"I3D weights: {checkpoint['layout']}, batch-norm eps {checkpoint['bn_eps']:g}, {checkpoint['path']}"
-    )
+    notes.append(f"I3D weights: {checkpoint['layout']}, batch-norm eps {checkpoint['bn_eps']:g}, {checkpoint['path']}")
     return "\n".join([align(rows), *notes])
 
 

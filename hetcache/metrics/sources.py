@@ -46,9 +46,7 @@ def inspect(path: Path, what: str) -> Source:
     info = probe(path, what)
     num_frames = _count(info, what)
     if num_frames < MIN_FRAMES:
-        raise MetricError(
-            f"{what} {path}: has {num_frames} frame; a video of {MIN_FRAMES} frames or more is needed"
-        )
+        raise MetricError(f"{what} {path}: has {num_frames} frame; a video of {MIN_FRAMES} frames or more is needed")
     return Source(path, (info.height, info.width), num_frames)
 
 
@@ -85,9 +83,7 @@ def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[NDAr
     """
     info = probe(path, "mask")
     if (info.height, info.width) != size and not resize:
-        raise MetricError(
-            f"mask {path} is {info.width}x{info.height} and the video {size[1]}x{size[0]}: add --resize"
-        )
+        raise MetricError(f"mask {path} is {info.width}x{info.height} and the video {size[1]}x{size[0]}: add --resize")
     found = 0
     last: NDArray[np.bool_] | None = None
     for frame in iter_frames(path, 0, count, what="mask"):
@@ -101,9 +97,7 @@ def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[NDAr
         for _ in range(count - found):
             yield last
     elif found < count:
-        raise MetricError(
-            f"mask {path}: has {found} frames, the video {count}; give a mask as long as the video"
-        )
+        raise MetricError(f"mask {path}: has {found} frames, the video {count}; give a mask as long as the video")
 
 
 def take(frames: Iterator[NDArray], count: int) -> NDArray | None:

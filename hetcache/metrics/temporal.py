@@ -35,9 +35,7 @@ class TemporalMeter:
         """Add frames [T, H, W, 3] uint8, with the mask [T, H, W] of each region."""
         if min(frames_THWC.shape[1:3]) < MIN_SIDE:
             size = f"{frames_THWC.shape[2]}x{frames_THWC.shape[1]}"
-            raise MetricError(
-                f"frames of {size} are too small for optical flow: each side needs {MIN_SIDE} pixels"
-            )
+            raise MetricError(f"frames of {size} are too small for optical flow: each side needs {MIN_SIDE} pixels")
         for index, frame in enumerate(frames_THWC):
             grey = self._cv2.cvtColor(frame, self._cv2.COLOR_RGB2GRAY)
             if self._last is not None:

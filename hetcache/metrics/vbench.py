@@ -139,9 +139,7 @@ def _score(run: VBenchRun, dimension: str, command: Sequence[str], folder: Path,
     if done.returncode != 0:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         why = lines[-1] if lines else "no message"
-        raise MetricError(
-            f"VBench ended with status {done.returncode}: {why} (all of it: {folder / 'log.txt'})"
-        )
+        raise MetricError(f"VBench ended with status {done.returncode}: {why} (all of it: {folder / 'log.txt'})")
     files = sorted(folder.rglob(_RESULTS), key=lambda path: path.stat().st_mtime_ns)
     if not files:
         raise MetricError(f"VBench wrote no {_RESULTS} into {folder}: see {folder / 'log.txt'}")
@@ -151,9 +149,7 @@ def _score(run: VBenchRun, dimension: str, command: Sequence[str], folder: Path,
         per_video = {Path(item["video_path"]).name: float(item["video_results"]) for item in details}
         run.scores[dimension] = float(score)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MetricError(
-            f"{newest} does not hold a score for {dimension}: {type(error).__name__} {error}"
-        ) from error
+        raise MetricError(f"{newest} does not hold a score for {dimension}: {type(error).__name__} {error}") from error
     run.result_files[dimension] = str(newest)
     for name, value in per_video.items():
         run.per_video.setdefault(name, {})[dimension] = value

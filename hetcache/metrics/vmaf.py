@@ -29,9 +29,7 @@ def vmaf(
     """
     height, width = size
     # One clock for both, or the filter would pair frames by the two files' own time stamps.
-    prepare = (
-        f"scale={width}:{height}:flags=bicubic,format=yuv420p,settb=1/25,setpts=N,trim=end_frame={num_frames}"
-    )
+    prepare = f"scale={width}:{height}:flags=bicubic,format=yuv420p,settb=1/25,setpts=N,trim=end_frame={num_frames}"
     measure = f"libvmaf=n_threads={threads}:log_fmt=json:log_path=vmaf.json"
     graph = f"[0:V]{prepare}[p];[1:V]{prepare}[r];[p][r]{measure}"
     with tempfile.TemporaryDirectory(prefix="hetcache-vmaf-") as folder:
@@ -57,9 +55,7 @@ def vmaf(
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise MetricError(
-                f"VMAF of {pred.name} took over {timeout_s:.0f} s: shorten the video"
-            ) from error
+            raise MetricError(f"VMAF of {pred.name} took over {timeout_s:.0f} s: shorten the video") from error
         if "No such filter: 'libvmaf'" in done.stderr:
             raise MetricError(
                 "this ffmpeg has no libvmaf: unset IMAGEIO_FFMPEG_EXE or run `pip install imageio-ffmpeg`"

