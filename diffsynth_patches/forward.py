@@ -51,13 +51,15 @@ class CachedForward:
         hidden = self._embed(args, meter)
         decision = manager.decide(step, hidden)
         if decision.compute is Compute.REUSE:
+            if manager.vace_on_reuse and args["vace_context"] is not None:
+                self._run_vace(manager, args, hidden, hidden.x_BND, decision, self._inputs(args, hidden, meter))
             reused = manager.reuse(hidden)
             velocity = reused if manager.reuse_level == "velocity" else self._head(dit, hidden, reused)
         else:
             x_BND = self._run_stack(manager, args, hidden, decision, meter)
             velocity = self._head(dit, hidden, x_BND)
             manager.commit(step, decision, hidden, x_BND, velocity)
-        self._record(step, branch, decision, hidden, meter)
+        self._record(step, branch, manager.outcome(decision), hidden, meter)
         return velocity
 
     def measure_schedule(self, pipe: Any, timesteps: torch.Tensor) -> Schedule:
@@ -95,7 +97,7 @@ class CachedForward:
     ) -> torch.Tensor:
         dit, vace = args["dit"], args["vace"]
         x = hidden.x_BND
-        inputs = BlockInputs(hidden.context_BLD, hidden.t_mod_B6D, self._rope(dit, hidden), meter)
+        inputs = self._inputs(args, hidden, meter)
         if decision.plan is not None:
             inputs = inputs.at(decision.plan.rows_A)
             x = x.index_select(1, decision.plan.rows_A)
@@ -111,6 +113,9 @@ class CachedForward:
             if hints is not None and layer in vace.vace_layers_mapping:
                 x = x + hints[vace.vace_layers_mapping[layer]] * args["vace_scale"]
         return manager.merge(hidden, x, decision)
+
+    def _inputs(self, args: dict[str, Any], hidden: Hidden, meter: WorkMeter) -> BlockInputs:
+        return BlockInputs(hidden.context_BLD, hidden.t_mod_B6D, self._rope(args["dit"], hidden), meter)
 
     def _run_vace(
         self,

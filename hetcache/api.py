@@ -65,10 +65,12 @@ class Schedule:
 
     `rel_l1` maps a static signal's name to its relative L1 change per step, `rel_l1[name][i]` between steps
     i - 1 and i (entry 0 is 0.0): `e0` is the projected modulation (6 D values), `e` the timestep embedding.
+    `skipped` are the steps that an outer composition reuses: the mode inside is not asked there.
     """
 
     timesteps: tuple[float, ...]
     rel_l1: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
 
     @property
     def num_steps(self) -> int:
@@ -110,7 +112,8 @@ class TokenPlan:
 class Decision:
     """What a step computes and why: reuse iff `signal < threshold` for accumulating rules, see each mode.
 
-    PARTIAL with a plan computes the plan's tokens; PARTIAL without one skips sub-layers on all tokens.
+    PARTIAL with a plan computes the plan's tokens; PARTIAL without one computes all tokens and takes
+    `cached_sublayers` (of `self_attn`, `cross_attn`, `mlp`) from the cache, or lets each block decide.
     """
 
     compute: Compute
@@ -118,6 +121,7 @@ class Decision:
     signal: float | None = None
     threshold: float | None = None
     plan: TokenPlan | None = None
+    cached_sublayers: frozenset[str] = frozenset()
 
 
 class Attention(NamedTuple):
@@ -170,9 +174,11 @@ class CacheManager:
 
     The manager never holds the pipeline, the model or the other branch's manager. `reuse_level` says what `reuse`
     returns: `tokens` (the hidden states after the block stack) or `velocity` (the model output itself).
+    `vace_on_reuse` runs the VACE blocks on reused steps and drops their result, as DiffSynth's own cache does.
     """
 
     reuse_level: str = "tokens"
+    vace_on_reuse: bool = False
 
     def begin(self, schedule: Schedule) -> None:
         """Called once before the first step; a new schedule starts with empty state."""
@@ -201,6 +207,10 @@ class CacheManager:
         self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
     ) -> None:
         """Called after every step that was not REUSE, with what it produced."""
+
+    def outcome(self, decision: Decision) -> Decision:
+        """The decision as it came out, for the trace: modes whose blocks decide say here what they did."""
+        return decision
 
     def release(self) -> None:
         """Drop the cached tensors; `cache_bytes` and `notes` stay readable."""

@@ -111,7 +111,8 @@ class LevelRule:
 
     reuse iff d < delta. Otherwise, rule `paper`: partial iff d < band * delta, else full; rule `dual`: partial
     iff D < refresh_band * delta, else full. A full step is forced first, last, and after `max_partial_run`
-    partial steps in a row (reuses between them do not reset the run).
+    partial steps in a row (reuses between them do not reset the run). With `reuses` False nothing is reused:
+    another rule has already decided that.
     """
 
     delta: float
@@ -120,6 +121,7 @@ class LevelRule:
     refresh_band: float = 1.5
     max_partial_run: int = 5
     force_last: bool = True
+    reuses: bool = True
 
 
 class LevelAccumulator:
@@ -143,7 +145,7 @@ class LevelAccumulator:
         self.since_computed += change
         self.since_full += change
         d = self.since_computed
-        if d < rule.delta:
+        if rule.reuses and d < rule.delta:
             return Decision(Compute.REUSE, "d < delta", d, rule.delta)
         if self.partial_run >= rule.max_partial_run:
             return self._full(f"{rule.max_partial_run} partial steps since the last full one", d)
@@ -162,10 +164,21 @@ class LevelAccumulator:
         return Decision(Compute.FULL, reason, signal, threshold)
 
 
-def plan_levels(changes: Sequence[float], rule: LevelRule) -> list[Decision]:
-    """Decisions of a whole run from the estimated change of every step (`changes[0]` is ignored)."""
-    accumulator = LevelAccumulator(rule, len(changes))
-    return [accumulator.next(change) for change in changes]
+def plan_levels(
+    changes: Sequence[float], rule: LevelRule, skipped: frozenset[int] = frozenset()
+) -> list[Decision]:
+    """Decisions of a whole run from the estimated change of every step (`changes[0]` is ignored). At `skipped` steps
+    the rule is not asked: their change counts for the next step."""
+    accumulator = LevelAccumulator(rule, len(changes) - len(skipped))
+    decisions, pending = [], 0.0
+    for index, change in enumerate(changes):
+        pending += change
+        if index in skipped:
+            decisions.append(Decision(Compute.REUSE, "reused by the composition"))
+            continue
+        decisions.append(accumulator.next(pending))
+        pending = 0.0
+    return decisions
 
 
 def decision_string(decisions: Sequence[Decision]) -> str:

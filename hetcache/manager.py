@@ -6,13 +6,15 @@ This file composes the pure parts: `drift` decides, `selector` picks tokens, `st
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from hetcache.api import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
-from hetcache.drift import LevelRule, Rescale, plan_levels
+from hetcache.api import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.drift import ChangeEstimator, LevelRule, plan_levels
+from hetcache.output_drift import OutputDrift
 from hetcache.selector import SelectionConfig, TokenSelector
-from hetcache.settings import setting
+from hetcache.settings import check_choices, setting
 from hetcache.store import FeatureStore
 
 RESIDUAL = ("stack", 0, "residual")
@@ -51,6 +53,14 @@ class HetCacheConfig:
         "rows", "VACE branch of a partial step: 'rows' runs it on the computed tokens, 'hints' adds the last "
         "full step's hints", choices=("rows", "hints")
     )
+    vace_on_reuse: bool = setting(
+        False, "run the VACE blocks on reused steps too and drop their result, as the paper's release does: same "
+        "output, a third of a step's work"
+    )
+    signal: str = setting(
+        "timestep", "what the change is estimated from: 'timestep' (calibrated, the plan is known before the run) or "
+        "'output' (EasyCache's rate, content-aware)", choices=("timestep", "output")
+    )
 
     def __post_init__(self) -> None:
         for name in ("context_ratio", "margin_ratio"):
@@ -64,6 +74,7 @@ class HetCacheConfig:
             raise ValueError("--band and --refresh-band must be at least 1")
         if self.max_partial_run < 0:
             raise ValueError(f"--max-partial-run must not be negative, not {self.max_partial_run}")
+        check_choices(self)
         if self.margin_width is not None and self.margin_width < 0:
             raise ValueError(f"--margin-width must not be negative, not {self.margin_width}")
 
@@ -79,31 +90,52 @@ class HetCacheConfig:
         )
 
 
-def plan_hetcache(schedule: Schedule, config: HetCacheConfig, rescale: Rescale) -> list[Decision]:
+def plan_hetcache(
+    schedule: Schedule, config: HetCacheConfig, estimator: ChangeEstimator, rule: LevelRule | None = None
+) -> list[Decision]:
     """The decision of every step, before the run: the signal `e0` depends on the schedule alone."""
-    return plan_levels([rescale(change) for change in schedule.rel_l1["e0"]], config.rule())
+    return plan_levels(estimator.changes(schedule, "e0"), rule or config.rule(), schedule.skipped)
 
 
 class HetCacheManager(CacheManager):
     """One CFG branch of HetCache. The selector is shared with the other branch, the store is not."""
 
     def __init__(
-        self, config: HetCacheConfig, selector: TokenSelector, rescale: Rescale, store: FeatureStore | None = None
+        self,
+        config: HetCacheConfig,
+        selector: TokenSelector,
+        estimator: ChangeEstimator | None,
+        rule: LevelRule | None = None,
+        drift: OutputDrift | None = None,
+        branch: Branch = Branch.COND,
     ) -> None:
+        """`rule` replaces the config's (a composition's token part never reuses); with `drift` the decisions come
+        from the run itself and no `estimator` is needed."""
         self.config = config
         self.selector = selector
-        self.rescale = rescale
-        self.store = store or FeatureStore()
+        self.store = FeatureStore()
+        self._estimator = estimator
+        self._rule = rule or config.rule()
+        self._drift = drift
+        self._branch = branch
+        self.vace_on_reuse = config.vace_on_reuse
         self._decisions: list[Decision] = []
         self._step_index = 0
 
     def begin(self, schedule: Schedule) -> None:
         self.store.clear()
-        self._decisions = plan_hetcache(schedule, self.config, self.rescale)
+        if self._drift is not None:
+            self._drift.begin(schedule)
+            return
+        assert self._estimator is not None
+        self._decisions = plan_hetcache(schedule, self.config, self._estimator, self._rule)
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self._step_index = step.index
-        decision = self._decisions[step.index]
+        if self._drift is not None:
+            decision = self._drift.decide(self._branch, step, hidden.latents_BCFHW)
+        else:
+            decision = self._decisions[step.index]
         if decision.compute is not Compute.PARTIAL:
             return decision
         return replace(decision, plan=self.selector.plan(step.index))
@@ -151,13 +183,20 @@ class HetCacheManager(CacheManager):
     ) -> None:
         if decision.compute is Compute.FULL:
             self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
+        if self._drift is not None:
+            self._drift.observe(self._branch, hidden.latents_BCFHW, velocity)
 
     def release(self) -> None:
         self.store.clear()
+        if self._drift is not None:
+            self._drift.rate.release()
 
     @property
     def cache_bytes(self) -> int:
         return self.store.peak_nbytes
+
+    def notes(self) -> dict[str, Any]:
+        return {} if self._drift is None else {"host_syncs": self._drift.rate.host_syncs}
 
     def _caches_kv(self, stack: str) -> bool:
         if self.config.context_kv == "sampled":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def write(output: Path, model_id: str, measured: Measured, args: argparse.Namesp
         data["fastcache"] = write_maps(maps, model_id, measured.fits, args.rank)
     temporary = output.with_suffix(".json.part")
     temporary.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(temporary, output)
+    temporary.replace(output)
     load_calibration(model_id, output).linear_maps()
 
 

@@ -1,0 +1,175 @@
+"""AdaCache (arXiv 2411.02397): c = |R_new - R_old|_1 / |R_old|_1 / k; the next rate is codebook[smallest key >= c].
+
+R is the gated self-attention residual of one metric block, k the steps since it was last computed. The rate says
+after how many steps everything is computed again. On the steps between, the original adds every block's two cached
+residuals to the running hidden states; with cached hints too, that sum is exactly the whole stack's residual, so
+one tensor is kept instead of two per block, and no block and no VACE block runs.
+
+MoReg multiplies c by the motion of R along frames, so that videos that move are computed more often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from baselines.residual import StackResidualManager
+from hetcache.api import BlockOps, Branch, Compute, Decision, Grid, Hidden, Schedule, Step
+from hetcache.settings import check_choices, setting
+from hetcache.velocity import SharedDecision
+
+MOTION_SCALE = 1 / 0.385
+MOTION_POWER = 8
+MOTION_GRADIENT = 10.0
+METRIC_BLOCK = 13 / 28
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Published table of (largest metric, rate), ascending; `moreg_from` and `moreg_to` are fractions of the steps
+    between which MoReg acts."""
+
+    rates: tuple[tuple[float, int], ...]
+    moreg_from: float
+    moreg_to: float
+
+    def rate(self, metric: float) -> int:
+        """Steps from one computed step to the next; 1 (compute) above the largest key."""
+        for key, rate in self.rates:
+            if metric <= key:
+                return rate
+        return 1
+
+
+CODEBOOKS = {
+    "fast": Codebook(((0.08, 6), (0.16, 5), (0.24, 4), (0.32, 3), (0.40, 2), (1.0, 1)), 4 / 30, 26 / 30),
+    "slow": Codebook(((0.08, 3), (0.16, 2), (1.0, 1)), 4 / 30, 26 / 30),
+    "100": Codebook(((0.03, 12), (0.05, 10), (0.07, 8), (0.09, 6), (0.11, 4), (1.0, 3)), 0.1, 0.9),
+}
+
+
+@dataclass(frozen=True)
+class AdaCacheConfig:
+    """Settings of `--mode adacache`; each field is the CLI flag of the same name."""
+
+    adacache_codebook: str = setting(
+        "fast", "metric to rate: the authors' tables for 30 steps, fast or slow, or for 100 steps",
+        choices=tuple(CODEBOOKS),
+    )
+    adacache_block: int | None = setting(None, "DiT block that is measured (default: 13 of 28, scaled to the model)")
+    adacache_moreg: bool = setting(False, "motion regularisation: compute more where the video moves")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.adacache_block is not None and self.adacache_block < 0:
+            raise ValueError(f"--adacache-block must not be negative, not {self.adacache_block}")
+
+
+def motion(residual_BND: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """MoReg's motion of a residual along latent frames: |r[1:] - r[:-1]|_1 / (|r[1:]|_1 + |r[:-1]|_1), scaled and
+    raised to its power. A scalar tensor; needs two latent frames."""
+    frames = residual_BND.unflatten(1, (grid.frames, grid.height * grid.width))
+    after, before = frames[:, 1:], frames[:, :-1]
+    score = (after - before).abs().sum() / (after.abs().sum() + before.abs().sum()).clamp_min(1e-12)
+    return (MOTION_SCALE * score) ** MOTION_POWER
+
+
+@dataclass
+class AdaRate:
+    """The shared rate of one video. The authors batch both CFG branches and so have one; here the branch that runs
+    first measures and the other follows. One host synchronisation per computed step, counted."""
+
+    decisions: SharedDecision = field(default_factory=SharedDecision)
+    next_index: int = 0
+    rate: int = 1
+    metric: float | None = None
+    host_syncs: int = 0
+    rates: list[int] = field(default_factory=list)
+
+
+class AdaCacheManager(StackResidualManager):
+    """One CFG branch: its stack residual; the leading one also keeps the metric block's attention residual."""
+
+    def __init__(self, config: AdaCacheConfig, rate: AdaRate, branch: Branch) -> None:
+        super().__init__()
+        self._config = config
+        self._branch = branch
+        self._rate = rate
+        self._step: Step | None = None
+        self._grid: Grid | None = None
+        self._computed_index = 0
+        self._pending: torch.Tensor | None = None
+        self._motion: torch.Tensor | None = None
+
+    def begin(self, schedule: Schedule) -> None:
+        self.store.clear()
+
+    def decide(self, step: Step, hidden: Hidden) -> Decision:
+        self._step, self._grid = step, hidden.grid
+        decisions = self._rate.decisions
+        if decisions.leads(self._branch):
+            decisions.set(step.index, self._next(step))
+        return decisions.get(step.index)
+
+    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
+        if not self._rate.decisions.leads(self._branch) or not self._is_metric_block(ops):
+            return ops.full(x_BND)
+        y_BND = ops.add_self_attn(x_BND, ops.self_attn(x_BND).out_BND)
+        self._measure(y_BND - x_BND)
+        y_BND = ops.add_cross_attn(y_BND, ops.cross_attn(y_BND))
+        return ops.add_mlp(y_BND, ops.mlp(y_BND))
+
+    def notes(self) -> dict[str, Any]:
+        if not self._rate.decisions.leads(self._branch):
+            return {"decides": "follows the other branch"}
+        return {"host_syncs": self._rate.host_syncs, "rates": list(self._rate.rates)}
+
+    def _next(self, step: Step) -> Decision:
+        shared = self._rate
+        if self._pending is not None:
+            shared.metric = self._pending.item()
+            shared.host_syncs += 1
+            shared.rate = CODEBOOKS[self._config.adacache_codebook].rate(shared.metric)
+            shared.rates.append(shared.rate)
+            shared.next_index = self._computed_index + shared.rate
+            self._pending = None
+        if step.is_first:
+            return Decision(Compute.FULL, "first step")
+        if step.index >= step.count - 2:
+            return Decision(Compute.FULL, "last two steps", shared.metric)
+        if step.index < shared.next_index:
+            return Decision(Compute.REUSE, f"rate {shared.rate}", shared.metric)
+        return Decision(Compute.FULL, f"rate {shared.rate} has passed", shared.metric)
+
+    def _measure(self, residual_BND: torch.Tensor) -> None:
+        """Keep the metric on the device; it is read when the next step decides."""
+        assert self._step is not None and self._grid is not None
+        index = self._step.index
+        key = ("dit", 0, "metric")
+        if key in self.store:
+            old_BND, gap = self.store.get(*key), index - self._computed_index
+            change = (residual_BND - old_BND).abs().sum() / old_BND.abs().sum().clamp_min(1e-12)
+            self._pending = change / gap * self._moreg(residual_BND, gap)
+        self.store.put(*key, residual_BND)
+        self._computed_index = index
+
+    def _moreg(self, residual_BND: torch.Tensor, gap: int) -> torch.Tensor | float:
+        assert self._step is not None and self._grid is not None
+        if not self._config.adacache_moreg or self._grid.frames < 2:
+            return 1.0
+        before, self._motion = self._motion, motion(residual_BND, self._grid)
+        book = CODEBOOKS[self._config.adacache_codebook]
+        inside = book.moreg_from * self._step.count <= self._step.index < book.moreg_to * self._step.count
+        if before is None or not inside:
+            return 1.0
+        return self._motion + (MOTION_GRADIENT * (self._motion - before) / gap).abs()
+
+    def _is_metric_block(self, ops: BlockOps) -> bool:
+        layer = self._config.adacache_block
+        if layer is not None and layer >= ops.num_layers and ops.stack == "dit":
+            raise ValueError(f"--adacache-block {layer}: the model has DiT blocks 0 to {ops.num_layers - 1}")
+        if layer is None:
+            layer = int(ops.num_layers * METRIC_BLOCK)
+        return ops.stack == "dit" and ops.layer == layer

@@ -1,0 +1,79 @@
+"""TeaCache (arXiv 2411.19108): acc += poly(relL1(m_t, m_t-1)); reuse the stack's residual iff acc < delta.
+
+The signal m is the modulated timestep embedding, so the whole plan follows from the schedule: `plan_teacache` makes
+it before the first step, without a synchronisation in the loop, and both CFG branches get the same one. Two
+published variants for Wan2.1, each with its own coefficients: signal `e0` (the projected modulation), whose first 5
+steps are always computed, and `e` (the embedding before the projection), whose first and last step are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baselines.residual import StackResidualManager
+from hetcache.api import Compute, Decision, Hidden, Schedule, Step
+from hetcache.drift import ChangeEstimator
+from hetcache.settings import check_choices, setting
+
+FIRST_STEPS = {"e0": 5, "e": 1}
+LAST_STEPS = {"e0": 0, "e": 1}
+
+
+@dataclass(frozen=True)
+class TeaCacheConfig:
+    """Settings of `--mode teacache`; each field is the CLI flag of the same name."""
+
+    cache_thresh: float = setting(
+        0.05, "delta: reuse a step iff the change accumulated since the last computed step is below it; "
+        "higher skips more"
+    )
+    teacache_signal: str = setting(
+        "e", "signal and retention: 'e' computes the first and the last step, 'e0' the first 5 steps",
+        choices=("e", "e0"),
+    )
+    vace_on_reuse: bool = setting(
+        False, "run the VACE blocks on reused steps too and drop their result, as DiffSynth does: same output, a third "
+        "of a step's work"
+    )
+
+    def __post_init__(self) -> None:
+        if self.cache_thresh < 0:
+            raise ValueError(f"--cache-thresh must not be negative, not {self.cache_thresh}")
+        check_choices(self)
+
+
+def plan_teacache(schedule: Schedule, config: TeaCacheConfig, estimator: ChangeEstimator) -> list[Decision]:
+    """The decision of every step, before the run. A computed step sets the accumulator to zero."""
+    first = FIRST_STEPS[config.teacache_signal]
+    last = schedule.num_steps - LAST_STEPS[config.teacache_signal]
+    decisions, accumulated = [], 0.0
+    for index, change in enumerate(estimator.changes(schedule, config.teacache_signal)):
+        if index < first or index >= last:
+            accumulated = 0.0
+            decisions.append(Decision(Compute.FULL, "first steps" if index < first else "last step"))
+            continue
+        accumulated += change
+        if accumulated < config.cache_thresh:
+            decisions.append(Decision(Compute.REUSE, "acc < delta", accumulated, config.cache_thresh))
+            continue
+        decisions.append(Decision(Compute.FULL, "acc >= delta", accumulated, config.cache_thresh))
+        accumulated = 0.0
+    return decisions
+
+
+class TeaCacheManager(StackResidualManager):
+    """One CFG branch: the plan and the residual of the last computed step."""
+
+    def __init__(self, config: TeaCacheConfig, estimator: ChangeEstimator) -> None:
+        super().__init__()
+        self._config = config
+        self._estimator = estimator
+        self.vace_on_reuse = config.vace_on_reuse
+        self._decisions: list[Decision] = []
+
+    def begin(self, schedule: Schedule) -> None:
+        self.store.clear()
+        self._decisions = plan_teacache(schedule, self._config, self._estimator)
+
+    def decide(self, step: Step, hidden: Hidden) -> Decision:
+        return self._decisions[step.index]
