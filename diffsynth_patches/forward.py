@@ -52,7 +52,9 @@ class CachedForward:
         decision = manager.decide(step, hidden)
         if decision.compute is Compute.REUSE:
             if manager.vace_on_reuse and args["vace_context"] is not None:
-                self._run_vace(manager, args, hidden, hidden.x_BND, decision, self._inputs(args, hidden, meter))
+                # The result is dropped, so the blocks run plainly and the mode's cache does not see them.
+                inputs = self._inputs(args, hidden, meter)
+                self._run_vace(CacheManager(), args, hidden, hidden.x_BND, decision, inputs)
             reused = manager.reuse(hidden)
             velocity = reused if manager.reuse_level == "velocity" else self._head(dit, hidden, reused)
         else:
@@ -187,7 +189,7 @@ class CachedForward:
             step.index, step.timestep, branch, decision.compute, decision.reason, decision.signal,
             decision.threshold, active, meter.flops, meter.blocks["dit"], meter.blocks["vace"],
         )
-        self._session.trace.append(record, meter)
+        self._session.trace.append(record, meter, decision.plan)
 
 
 def _model_shape(args: dict[str, Any], text_len: int) -> ModelShape:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from hetcache.api import Branch, Compute
+from hetcache.api import Branch, Compute, TokenPlan
 from hetcache.flops import WorkMeter
 
 
@@ -29,14 +29,18 @@ class StepRecord:
 
 @dataclass
 class Trace:
-    """All step records of one video, in the order of the calls."""
+    """All step records of one video, in the order of the calls. `plans` maps the steps that computed only some
+    tokens to the tokens of the first branch that ran (HetCache's branches share them)."""
 
     records: list[StepRecord] = field(default_factory=list)
     work: WorkMeter = field(default_factory=WorkMeter)
+    plans: dict[int, TokenPlan] = field(default_factory=dict)
 
-    def append(self, record: StepRecord, meter: WorkMeter) -> None:
+    def append(self, record: StepRecord, meter: WorkMeter, plan: TokenPlan | None = None) -> None:
         self.records.append(record)
         self.work.add(meter)
+        if plan is not None:
+            self.plans.setdefault(record.step_index, plan)
 
     def of(self, branch: Branch) -> list[StepRecord]:
         return [record for record in self.records if record.branch is branch]
