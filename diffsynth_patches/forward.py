@@ -22,6 +22,7 @@ from hetcache.flops import (
     WorkMeter,
     linear_flops,
     outside_flops,
+    text_flops,
     vace_embedding_flops,
 )
 from hetcache.session import CacheSession
@@ -35,6 +36,7 @@ class CachedForward:
         self._session = session
         self._arguments = ModelArguments(pipe.model_fn)
         self._vace_tokens: torch.Tensor | None = None
+        self._text: dict[Branch, tuple[torch.Tensor, torch.Tensor]] = {}
         self._freqs: tuple[Grid, torch.Tensor] | None = None
         self.shape: ModelShape | None = None
 
@@ -48,7 +50,7 @@ class CachedForward:
             raise RuntimeError("pass progress_bar_cmd=session.steps to the pipeline")
         branch = Branch.COND if args["positive"] else Branch.UNCOND
         manager, meter = session.manager(branch), WorkMeter()
-        hidden = self._embed(args, meter)
+        hidden = self._embed(args, branch, meter)
         decision = manager.decide(step, hidden)
         if decision.compute is Compute.REUSE:
             if manager.vace_on_reuse and args["vace_context"] is not None:
@@ -81,18 +83,28 @@ class CachedForward:
             tuple(float(t) for t in timesteps), {name: (0.0, *values) for name, values in changes.items()}
         )
 
-    def _embed(self, args: dict[str, Any], meter: WorkMeter) -> Hidden:
+    def _embed(self, args: dict[str, Any], branch: Branch, meter: WorkMeter) -> Hidden:
         dit, latents, timestep = args["dit"], args["latents"], args["timestep"]
         t_BD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, timestep))
         t_mod_B6D = dit.time_projection(t_BD).unflatten(1, (6, dit.dim))
-        context_BLD = dit.text_embedding(args["context"])
+        context_BLD, is_new = self._embed_text(dit, args["context"], branch)
         x = dit.patchify(latents, None)
         grid = Grid(*x.shape[2:])
         x_BND = rearrange(x, "b c f h w -> b (f h w) c").contiguous()
         if self.shape is None:
             self.shape = _model_shape(args, context_BLD.shape[1])
         meter.flops += outside_flops(self.shape, grid.num_tokens) * x_BND.shape[0]
+        if is_new:
+            meter.flops += text_flops(self.shape)
         return Hidden(x_BND, t_BD, t_mod_B6D, context_BLD, latents, grid)
+
+    def _embed_text(self, dit: Any, context: torch.Tensor, branch: Branch) -> tuple[torch.Tensor, bool]:
+        """(text tokens [B, L, D], were they embedded now?): a branch's prompt is the same at every step."""
+        known = self._text.get(branch)
+        if known is not None and known[0] is context:
+            return known[1], False
+        self._text[branch] = (context, dit.text_embedding(context))
+        return self._text[branch][1], True
 
     def _run_stack(
         self, manager: CacheManager, args: dict[str, Any], hidden: Hidden, decision: Decision, meter: WorkMeter
