@@ -58,23 +58,28 @@ def vace_projection_flops(shape: ModelShape, rows: int) -> int:
 
 
 def outside_flops(shape: ModelShape, num_tokens: int) -> int:
-    """What every step pays, also a reused one: patch embedding, head, text MLP."""
+    """What every step pays, also a reused one: patch embedding and head."""
     patch = linear_flops(num_tokens, shape.in_channels * shape.patch_volume, shape.dim)
-    head = linear_flops(num_tokens, shape.dim, shape.out_channels * shape.patch_volume)
-    text = linear_flops(shape.text_len, shape.text_dim, shape.dim) + linear_flops(
+    return patch + linear_flops(num_tokens, shape.dim, shape.out_channels * shape.patch_volume)
+
+
+def text_flops(shape: ModelShape) -> int:
+    """The text MLP: the same at every step, so the caching forward pays it once per branch and video."""
+    return linear_flops(shape.text_len, shape.text_dim, shape.dim) + linear_flops(
         shape.text_len, shape.dim, shape.dim
     )
-    return patch + head + text
 
 
 def vace_embedding_flops(shape: ModelShape, num_tokens: int) -> int:
+    """The VACE condition's patch embedding: paid once per video."""
     return linear_flops(num_tokens, shape.vace_in_channels * shape.patch_volume, shape.dim)
 
 
 def full_step_flops(shape: ModelShape, num_tokens: int) -> int:
     """One uncached forward of one CFG branch."""
     num_blocks = shape.num_layers + shape.num_vace_layers
-    total = outside_flops(shape, num_tokens) + num_blocks * block_flops(shape, num_tokens, num_tokens)
+    total = outside_flops(shape, num_tokens) + text_flops(shape)
+    total += num_blocks * block_flops(shape, num_tokens, num_tokens)
     if shape.num_vace_layers:
         total += vace_projection_flops(shape, num_tokens) + vace_embedding_flops(shape, num_tokens)
     return total

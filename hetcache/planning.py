@@ -17,6 +17,7 @@ from hetcache.flops import (
     block_flops,
     full_step_flops,
     outside_flops,
+    text_flops,
     vace_embedding_flops,
     vace_projection_flops,
 )
@@ -60,8 +61,9 @@ def plan_run(
     decisions = {branch: mode.plan(schedule, config, context, branch) for branch in branches}
     num_tokens = context.classes.num_tokens
     calls = [decision for branch in branches for decision in decisions[branch]]
-    # The VACE condition is embedded once per video, at the first computed step.
+    # The VACE condition is embedded once per video, the prompt once per branch.
     embedded = vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0
+    embedded += text_flops(shape) * len(branches)
     run = embedded + sum(_call_flops(decision, mode, config, context, shape) for decision in calls)
     return RunPlan(decisions, run, full_step_flops(shape, num_tokens) * len(calls))
 
@@ -120,9 +122,9 @@ def describe_plan(plan: RunPlan, schedule: Schedule) -> str:
 
 
 def _call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext, shape: ModelShape) -> int:
-    """FLOPs of one denoiser call, without the embedding of the VACE condition."""
+    """FLOPs of one denoiser call, without the embeddings of the VACE condition and of the prompt."""
     num_tokens = context.classes.num_tokens
-    embedding = vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0
+    embedding = text_flops(shape) + (vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0)
     if decision.compute is Compute.FULL:
         return full_step_flops(shape, num_tokens) - embedding
     if decision.compute is Compute.REUSE:

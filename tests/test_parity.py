@@ -114,13 +114,13 @@ def test_a_session_serves_one_video(pipe, call_kwargs):
 
 
 def test_flops_equal_the_closed_form_and_count_every_block(pipe, call_kwargs, mask_THW):
-    from hetcache.flops import full_step_flops, vace_embedding_flops
+    from hetcache.flops import full_step_flops, text_flops, vace_embedding_flops
 
     session = CacheSession(baseline)
     with patched(pipe, session) as forward:
         pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
     tokens = classify(torch.from_numpy(mask_THW)).num_tokens
     assert tokens == 3 * (SHAPE["height"] // 16) * (SHAPE["width"] // 16)
-    embedded_once = 11 * vace_embedding_flops(forward.shape, tokens)
+    embedded_once = 11 * vace_embedding_flops(forward.shape, tokens) + 10 * text_flops(forward.shape)
     assert session.trace.work.flops == full_step_flops(forward.shape, tokens) * 12 - embedded_once
     assert session.trace.work.blocks == {"dit": 12 * 4, "vace": 12 * 2}
