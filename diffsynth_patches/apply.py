@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from diffsynth_patches.compat import check_pipeline, check_version
-from diffsynth_patches.forward import CachedForward
+from diffsynth_patches.forward import CachedForward, static_schedule
 from hetcache.session import CacheSession
 
 STAGE_OF_UNIT = {
@@ -48,7 +48,7 @@ def patched(pipe: Any, session: CacheSession) -> Iterator[CachedForward]:
     check_pipeline(pipe)
     model_fn, unit_runner = pipe.model_fn, pipe.unit_runner
     forward = CachedForward(pipe, session)
-    session.measure_schedule = lambda timesteps: forward.measure_schedule(pipe, timesteps)
+    session.measure_schedule = lambda timesteps: static_schedule(pipe, timesteps)
     pipe.model_fn = forward
     pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms)
     try:

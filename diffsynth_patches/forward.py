@@ -7,6 +7,7 @@ here the decision comes first.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -66,23 +67,6 @@ class CachedForward:
         self._record(step, branch, manager.outcome(decision), hidden, meter)
         return velocity
 
-    def measure_schedule(self, pipe: Any, timesteps: torch.Tensor) -> Schedule:
-        """The static signals of all steps at once: one embedding of all timesteps, one synchronisation."""
-        dit = pipe.dit
-        cast = timesteps.to(dtype=pipe.torch_dtype, device=pipe.device)
-        with torch.no_grad():
-            e_TD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, cast))
-            signals = {"e": e_TD.float(), "e0": dit.time_projection(e_TD).float()}
-            changes = {
-                name: torch.stack([relative_l1(value[i], value[i - 1]) for i in range(1, len(value))]).tolist()
-                if len(value) > 1
-                else []
-                for name, value in signals.items()
-            }
-        return Schedule(
-            tuple(float(t) for t in timesteps), {name: (0.0, *values) for name, values in changes.items()}
-        )
-
     def _embed(self, args: dict[str, Any], branch: Branch, meter: WorkMeter) -> Hidden:
         dit, latents, timestep = args["dit"], args["latents"], args["timestep"]
         t_BD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, timestep))
@@ -92,7 +76,8 @@ class CachedForward:
         grid = Grid(*x.shape[2:])
         x_BND = rearrange(x, "b c f h w -> b (f h w) c").contiguous()
         if self.shape is None:
-            self.shape = _model_shape(args, context_BLD.shape[1])
+            vace = args["vace"] if args["vace_context"] is not None else None
+            self.shape = model_shape(dit, vace, context_BLD.shape[1])
         meter.flops += outside_flops(self.shape, grid.num_tokens) * x_BND.shape[0]
         if is_new:
             meter.flops += text_flops(self.shape)
@@ -204,19 +189,32 @@ class CachedForward:
         self._session.trace.append(record, meter, decision.plan)
 
 
-def _model_shape(args: dict[str, Any], text_len: int) -> ModelShape:
-    dit, vace = args["dit"], args["vace"]
-    block = computable(dit.blocks[0])
-    has_vace = vace is not None and args["vace_context"] is not None
+def static_schedule(pipe: Any, timesteps: torch.Tensor) -> Schedule:
+    """The static signals of all steps at once: one embedding of all timesteps, one synchronisation."""
+    dit = pipe.dit
+    cast = timesteps.to(dtype=pipe.torch_dtype, device=pipe.device)
+    with torch.no_grad():
+        e_TD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, cast))
+        signals = {"e": e_TD.float(), "e0": dit.time_projection(e_TD).float()}
+        changes = {
+            name: [relative_l1(value[i], value[i - 1]) for i in range(1, len(value))]
+            for name, value in signals.items()
+        }
+        rel_l1 = {name: (0.0, *(torch.stack(c).tolist() if c else [])) for name, c in changes.items()}
+    return Schedule(tuple(float(t) for t in timesteps), rel_l1)
+
+
+def model_shape(dit: Any, vace: Any, text_len: int) -> ModelShape:
+    """The dimensions of a DiT with its VACE branch (None: without one)."""
     return ModelShape(
         dim=dit.dim,
-        ffn_dim=block.ffn_dim,
+        ffn_dim=computable(dit.blocks[0]).ffn_dim,
         num_layers=len(dit.blocks),
-        num_vace_layers=len(vace.vace_blocks) if has_vace else 0,
+        num_vace_layers=len(vace.vace_blocks) if vace is not None else 0,
         text_len=text_len,
-        text_dim=args["context"].shape[-1],
+        text_dim=dit.text_embedding[0].in_features,
         in_channels=dit.in_dim,
-        out_channels=args["latents"].shape[1],
-        vace_in_channels=vace.vace_in_dim if has_vace else 0,
-        patch_volume=dit.patch_size[0] * dit.patch_size[1] * dit.patch_size[2],
+        out_channels=dit.head.head.out_features // math.prod(dit.patch_size),
+        vace_in_channels=vace.vace_in_dim if vace is not None else 0,
+        patch_volume=math.prod(dit.patch_size),
     )

@@ -12,28 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffsynth_patches.apply import patched
+from diffsynth_patches.forward import model_shape, static_schedule
+from hetcache.api import Schedule
 from hetcache.clip import Clip
 from hetcache.flops import ModelShape
+from hetcache.job import EditSettings
 from hetcache.models import ModelInfo
 from hetcache.modes import ManagerFactory
 from hetcache.prefill import push_pull_fill
 from hetcache.session import CacheSession, Observer
 
 GREY = 128
-
-
-@dataclass(frozen=True)
-class EditSettings:
-    """What the model is asked for, independent of the caching mode."""
-
-    prompt: str
-    negative_prompt: str
-    num_steps: int
-    cfg_scale: float
-    sigma_shift: float
-    seed: int
-    apply_mask_to_input: bool = True
-    tiled_vae: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +89,15 @@ def run_edit(
     assert forward.shape is not None
     dtype = str(pipe.torch_dtype).removeprefix("torch.")
     return EditResult(frames, session, forward.shape, peak_memory_gib(), str(pipe.device), dtype)
+
+
+def schedule_of(pipe: Any, settings: EditSettings) -> tuple[Schedule, ModelShape]:
+    """The timesteps with their static signals, and the dimensions that FLOPs depend on, without running a step."""
+    scheduler = type(pipe.scheduler)("Wan")
+    scheduler.set_timesteps(settings.num_steps, shift=settings.sigma_shift)
+    pipe.load_models_to_device(pipe.in_iteration_models)
+    ids, mask = pipe.tokenizer(settings.prompt, return_mask=True, add_special_tokens=True)
+    return static_schedule(pipe, scheduler.timesteps), model_shape(pipe.dit, pipe.vace, ids.shape[-1])
 
 
 def peak_memory_gib() -> float:

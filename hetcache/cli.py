@@ -123,6 +123,14 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--compare", action="store_true",
         help="also run the baseline at the same seed; report the measured speed-up, PSNR and SSIM",
     )
+    group.add_argument(
+        "--plan", action="store_true",
+        help="print the decision of every step and the expected speed-up without running the model",
+    )
+    group.add_argument(
+        "--target-speedup", type=float, metavar="X",
+        help="choose the mode's threshold so that the denoising loop does X times less work (static schedules)",
+    )
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

@@ -32,6 +32,7 @@ class Clip:
     source_mask_THW: Mask
     frames_THWC: Frames
     mask_THW: Mask
+    pixel_aspect: tuple[int, int] = (1, 1)
 
     @property
     def num_frames(self) -> int:
@@ -78,5 +79,6 @@ def read_clip(video: Path, mask: Path, num_frames: int, size: tuple[int, int]) -
     source = read_frames(video, count=num_frames)
     source_mask = read_mask(mask, count=num_frames, size=source.shape[1:3])
     return Clip(
-        video, info.fps, source, source_mask, resize_frames(source, *size), resize_mask(source_mask, *size)
+        video, info.fps, source, source_mask, resize_frames(source, *size), resize_mask(source_mask, *size),
+        info.pixel_aspect,
     )
