@@ -3,8 +3,8 @@
 tau = max(0.05, min(X, B)): X = (ND + z sqrt(2 ND)) / ND approximates the chi-square quantile of ND degrees of freedom
 over ND, B = 0.01 + 0.5 delta - 0.002 s + 0.00005 s^3 with s the timestep over 1000. X is about 1 at ND of 10^7, so in
 practice the floor or B binds; the trace says which. A block that is not skipped computes the tokens that moved,
-S_i = |h_t,i - h_t-1,i|^2 / |h_t-1,i|^2 > 0.1, unless more than half did; the others leave the block, as queries and
-as keys. What is not computed is estimated: by the block's fitted linear map, or, where none was fitted, by the input
+S_i = |h_t,i - h_t-1,i|^2 > 0.1 max S, unless more than half did; the others leave the block, as queries and as keys.
+What is not computed is estimated: by the block's fitted linear map, or, where none was fitted, by the input
 plus the block's last residual. Both stacks are gated. The rule needs one host synchronisation per block and step.
 """
 
@@ -32,7 +32,7 @@ class FastCacheConfig:
 
     fastcache_alpha: float = setting(0.05, "significance of the chi-square gate, two-sided")
     fastcache_motion: float = setting(
-        0.1, "a token moved iff its relative squared change is above it; higher skips more"
+        0.1, "a token moved iff its squared change is above this fraction of the largest one; higher skips more"
     )
     fastcache_max_moving: float = setting(0.5, "above this fraction of moving tokens the whole block is computed")
     fastcache_estimate: str = setting(
@@ -65,9 +65,9 @@ def block_threshold(delta: float, timestep: float, num_values: int, alpha: float
 
 
 def moving_tokens(x_BND: torch.Tensor, old_BND: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Bool [N]: the tokens whose relative squared change is above the threshold, in any sample of the batch."""
-    change_BN = (x_BND - old_BND).float().square().sum(-1)
-    return (change_BN > threshold * old_BND.float().square().sum(-1)).any(0)
+    """Bool [N]: the tokens whose squared change is above `threshold` times the largest, in any sample."""
+    saliency_BN = (x_BND - old_BND).float().square().sum(-1)
+    return (saliency_BN > threshold * saliency_BN.amax(dim=1, keepdim=True)).any(0)
 
 
 @dataclass
