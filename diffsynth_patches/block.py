@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
+from diffsynth.core.vram.layers import AutoWrappedModule
 from diffsynth.models.wan_video_dit import DiTBlock, modulate, rope_apply
 
 from hetcache.api import Attention
@@ -35,10 +36,13 @@ class BlockInputs:
 
 
 def computable(block: torch.nn.Module) -> torch.nn.Module:
-    """The block itself, or under DiffSynth's VRAM management the module that it computes with at this call."""
-    compute = getattr(block, "computation", None)
-    module = block if compute is None else compute()
-    return getattr(module, "module", module)
+    """The block itself, or under DiffSynth's VRAM management the module that it would compute with at this call
+    (its weights may be a copy on the computation device: use it for this call only)."""
+    if not isinstance(block, AutoWrappedModule):
+        return block
+    if block.state == 1 and (block.vram_limit is None or block.check_free_vram()):
+        block.preparing()
+    return block.computation()
 
 
 class DiTBlockOps:
