@@ -23,12 +23,17 @@ def main() -> None:
     prepare.add_argument("--data", type=Path, required=True)
     prepare.add_argument("--skip", nargs="*", default=[], metavar="FILE=FRAMES", help="leading frames to leave out")
     vae = stages.add_parser("vae", help="train the autoencoder")
-    for stage in (vae,):
+    dit = stages.add_parser("dit", help="train the denoiser on a frozen autoencoder (vae_frozen.pt under --out)")
+    freeze = stages.add_parser("freeze", help="fix the latent normalisation: vae.pt -> vae_frozen.pt")
+    for stage in (vae, dit, freeze):
         stage.add_argument("--data", type=Path, required=True)
         stage.add_argument("--out", type=Path, required=True)
         stage.add_argument("--minutes", type=float, default=30.0, help="time budget, pauses not counted")
         stage.add_argument("--device", default="cpu")
         stage.add_argument("--watch", dest="monitor", type=Path, help="folder of *.npy clips never trained on")
+    dit.add_argument("--lr", type=float, default=2e-3)
+    dit.add_argument("--keep", type=float, default=1.0, help="spread of the target around the model's mean, 0..1")
+    dit.add_argument("--compile", action="store_true", help="torch.compile the block")
     vae.add_argument("--freeze-encoder", action="store_true", help="train the decoder only")
     options = parser.parse_args()
     if options.stage == "prepare":
@@ -45,6 +50,19 @@ def main() -> None:
 
         train_vae(VaeTraining(options.data, options.out, options.minutes, monitor=options.monitor,
                               train_encoder=not options.freeze_encoder, device=options.device), TinyConfig())
+    elif options.stage == "freeze":
+        from train_tiny_vae import freeze_vae
+
+        from diffsynth_patches.tiny import TinyConfig
+
+        print(freeze_vae(options.data, options.out, TinyConfig()))
+    elif options.stage == "dit":
+        from train_tiny_dit import DitTraining, train_dit
+
+        from diffsynth_patches.tiny import TinyConfig
+
+        train_dit(DitTraining(options.data, options.out, options.minutes, lr=options.lr, keep=options.keep,
+                              monitor=options.monitor, device=options.device, compile=options.compile), TinyConfig())
 
 
 if __name__ == "__main__":

@@ -124,10 +124,30 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
 
 
 @torch.no_grad()
+def freeze_vae(data: Path, out: Path, config: TinyConfig, clips: int = 64) -> str:
+    """Measures the latents of the averaged model and stores them with mean 0 and overall variance 1.
+
+    One scale for all channels: it keeps the spectrum that training found.
+    """
+    model = TinyAutoencoder(config.z_dim, config.vae_width, config.vae_encoder_depth, config.vae_decoder_depth,
+                            config.vae_refine_width)
+    model.load_state_dict(torch.load(out / "vae.pt", map_location="cpu")["ema"])
+    model.mean.zero_()
+    model.std.fill_(1)
+    sampler = ClipSampler(data, np.random.default_rng(3))
+    latents = torch.cat([model.encode(to_unit(sampler.sample(9, 128, 128)[None], "cpu"))[:, :, 1:]
+                         for _ in range(clips)]).movedim(1, 0).flatten(1)
+    model.mean.copy_(latents.mean(1))
+    model.std.fill_(float((latents - latents.mean(1, keepdim=True)).square().mean().sqrt()))
+    torch.save(model.state_dict(), out / "vae_frozen.pt")
+    return f"std per channel after scaling: {[round(float(v), 2) for v in latents.std(1) / model.std]}"
+
+
+@torch.no_grad()
 def _monitor(model: TinyAutoencoder, options: VaeTraining) -> float:
     """Average PSNR in dB of the clips *.npy [33, 240, 416, 3] under the monitor folder."""
     values = []
-    for path in sorted(options.monitor.glob("*.npy")):
+    for path in sorted(p for p in options.monitor.glob("*.npy") if not p.stem.endswith("_mask")):
         video = to_unit(np.load(path)[None], options.device)
         with torch.autocast(options.device.split(":")[0], torch.bfloat16):
             error = model.decode(model.encode(video)).float().clamp(-1, 1) - video
