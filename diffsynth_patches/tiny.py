@@ -80,7 +80,7 @@ def load_tiny_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32,
     pipe = build_tiny_pipeline(read_config(folder), device=device)
     for part in PARTS:
         with safe_open(folder / f"{part}.safetensors", framework="pt", device="cpu") as file:
-            state = {key: file.get_tensor(key).float() for key in file.keys()}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         getattr(pipe, part).load_state_dict(state)
         getattr(pipe, part).to(device=device, dtype=dtype)
     return pipe.to(dtype=dtype)

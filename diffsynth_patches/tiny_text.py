@@ -50,7 +50,7 @@ class TinyTokenizer:
         ids = torch.zeros(len(prompts), MAX_TOKENS, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, text in enumerate(prompts):
-            words = re.findall(r"[a-z]+(?:-[a-z]+)?", text.lower())
+            words = re.findall(r"(?:lighter|darker)-top|[a-z]+", text.lower())
             found = list(dict.fromkeys(VOCABULARY[word] for word in words if word in VOCABULARY))
             tokens = ([START] if add_special_tokens else []) + found
             tokens = tokens[:MAX_TOKENS]

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def random_mask(rng: np.random.Generator, frames: int, height: int, width: int) -> np.ndarray:
-    """uint8 [T, H, W] of 0 and 1, 3 to 45 % of the area on average: boxes, ellipses, blobs, strokes, still or moving."""
+    """Boxes, ellipses, blobs and strokes, still or moving: uint8 [T, H, W] of 0 and 1, 3 to 45 % of the area."""
     for _ in range(20):
         mask = _one(rng, frames, height, width)
         if rng.random() < 0.2:

@@ -25,8 +25,11 @@ def main() -> None:
     vae = stages.add_parser("vae", help="train the autoencoder")
     dit = stages.add_parser("dit", help="train the denoiser on a frozen autoencoder (vae_frozen.pt under --out)")
     freeze = stages.add_parser("freeze", help="fix the latent normalisation: vae.pt -> vae_frozen.pt")
-    for stage in (vae, dit, freeze):
-        stage.add_argument("--data", type=Path, required=True)
+    export = stages.add_parser("export", help="write float16 safetensors")
+    export.add_argument("--to", type=Path, default=Path(__file__).resolve().parent.parent / "data" / "tiny")
+    export.add_argument("--note", default="see docs/embedded-model.md", help="stored as metadata: the training data")
+    for stage in (vae, dit, freeze, export):
+        stage.add_argument("--data", type=Path, required=stage is not export)
         stage.add_argument("--out", type=Path, required=True)
         stage.add_argument("--minutes", type=float, default=30.0, help="time budget, pauses not counted")
         stage.add_argument("--device", default="cpu")
@@ -56,6 +59,12 @@ def main() -> None:
         from diffsynth_patches.tiny import TinyConfig
 
         print(freeze_vae(options.data, options.out, TinyConfig()))
+    elif options.stage == "export":
+        from export_tiny import export as run_export
+
+        from diffsynth_patches.tiny import TinyConfig
+
+        print(run_export(options.out, options.to, TinyConfig(), options.note))
     elif options.stage == "dit":
         from train_tiny_dit import DitTraining, train_dit
 
