@@ -47,12 +47,13 @@ def run(args: Namespace, config: Any) -> int:
     context = job.context(config)
     print(table(plan_rows(job, context)))
 
-    from diffsynth_patches.loader import load_pipeline, use_hugging_face
+    from diffsynth_patches.loader import VramOptions, load_pipeline, use_hugging_face
 
     if args.huggingface:
         use_hugging_face()
     load_start = time.perf_counter()
-    pipe, _ = load_pipeline(job.model, job.device, job.dtype)
+    vram = VramOptions(args.vram_limit, args.fp8_storage)
+    pipe, _ = load_pipeline(job.model, job.device, job.dtype, job.settings.prompts, vram)
     load_s = time.perf_counter() - load_start
     if args.plan or args.target_speedup is not None:
         config = show_plan(args, config, job, context, pipe)

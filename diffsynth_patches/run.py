@@ -23,6 +23,8 @@ from hetcache.prefill import push_pull_fill
 from hetcache.session import CacheSession, Observer
 
 GREY = 128
+# Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.
+VAE_BYTES_PER_PIXEL = 12 * 1024
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def run_edit(
             cfg_scale=settings.cfg_scale,
             sigma_shift=settings.sigma_shift,
             seed=settings.seed,
-            tiled=settings.tiled_vae,
+            tiled=tile_vae(settings.vae_tiling, str(pipe.device), height, width),
             progress_bar_cmd=session.steps,
         )
     frames = np.stack([np.asarray(image) for image in images])
@@ -89,6 +91,16 @@ def run_edit(
     assert forward.shape is not None
     dtype = str(pipe.torch_dtype).removeprefix("torch.")
     return EditResult(frames, session, forward.shape, peak_memory_gib(), str(pipe.device), dtype)
+
+
+def tile_vae(choice: str, device: str, height: int, width: int) -> bool:
+    """Whether the VAE must work in tiles: as asked, or for `auto` on CUDA when the whole frame would not fit."""
+    if choice != "auto":
+        return choice == "on"
+    if not device.startswith("cuda"):
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return height * width * VAE_BYTES_PER_PIXEL > free_bytes
 
 
 def schedule_of(pipe: Any, settings: EditSettings) -> tuple[Schedule, ModelShape]:

@@ -98,6 +98,15 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
         help="auto: bfloat16 on CUDA, float32 on a CPU",
     )
+    group.add_argument(
+        "--vae-tiling", default="auto", choices=("auto", "on", "off"),
+        help="auto: the VAE works on the whole frame when that fits in GPU memory, else in tiles (slower)",
+    )
+    group.add_argument(
+        "--vram-limit", type=float, metavar="GIB",
+        help="keep weights on the CPU and move them to the GPU while less than this is used (default: all on the GPU)",
+    )
+    group.add_argument("--fp8-storage", action="store_true", help="with --vram-limit: store resting weights as fp8")
     group.add_argument("--huggingface", action="store_true", help="fetch weights from Hugging Face, not ModelScope")
     group.add_argument("--prompt", help="what should be there (default: the model's own, printed before the run)")
     group.add_argument("--negative-prompt", help="what should not be there")

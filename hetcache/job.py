@@ -28,7 +28,13 @@ class EditSettings:
     sigma_shift: float
     seed: int
     apply_mask_to_input: bool = True
-    tiled_vae: bool = False
+    vae_tiling: str = "auto"
+
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts that will be embedded: without guidance the negative one is not."""
+        return (self.prompt,) if self.cfg_scale == 1 else (self.prompt, self.negative_prompt)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ def prepare(args: Namespace) -> Job:
             check_side(side, getattr(args, side))
     if args.steps < 1:
         raise VideoError(f"--steps {args.steps}: at least 1")
+    if args.vram_limit is not None and args.vram_limit <= 0:
+        raise VideoError(f"--vram-limit {args.vram_limit}: GiB, greater than 0")
     if args.cfg_scale is not None and args.cfg_scale < 0:
         raise VideoError(f"--cfg-scale {args.cfg_scale}: not negative; 1 is no guidance")
     if args.sigma_shift <= 0:
@@ -77,6 +85,7 @@ def prepare(args: Namespace) -> Job:
         sigma_shift=args.sigma_shift,
         seed=args.seed,
         apply_mask_to_input=args.apply_mask_to_input,
+        vae_tiling=args.vae_tiling,
     )
     return Job(output, device, dtype, model, why, info, clip, settings)
 
