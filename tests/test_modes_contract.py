@@ -252,3 +252,39 @@ def run_shape(recording):
         next(session.steps(recording.timesteps))
         forward(**recording.calls[Branch.COND, 0])
     return forward.shape
+
+
+def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, blocks: int) -> int | None:
+    """docs/methods.md's formulas for the branch; None for modes that they do not bound exactly."""
+    lead = branch is Branch.COND
+    return {
+        "baseline": 0,
+        "teacache": tokens,
+        "magcache": tokens,
+        "adacache": tokens * (2 if lead else 1),
+        "easycache": latents * (4 if lead else 1),
+        "pab": 2 * blocks * tokens,
+        "pab_teacache": 2 * blocks * tokens + tokens,
+        "fastcache": 2 * blocks * tokens,
+        "hetcache": 2 * blocks * tokens + tokens,
+        "hetcache_teacache": 2 * blocks * tokens + 2 * tokens,
+    }.get(name)
+
+
+BOUNDED = [name for name in MODES if expected_cache_bytes(name, Branch.COND, 1, 1, 1) is not None]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_cache_bytes_equal_the_documented_formulas(recording, name):
+    managers = {}
+    make = build(name, recording, **SKIPPING.get(name, {}))
+
+    def keep(branch):
+        managers[branch] = make(branch)
+        return managers[branch]
+
+    replay(recording, keep)
+    dim, latents = recording.pipe.dit.dim, recording.calls[Branch.COND, 0]["latents"]
+    tokens = recording.classes.num_tokens * dim * latents.element_size()
+    for branch, manager in managers.items():
+        assert manager.cache_bytes == expected_cache_bytes(name, branch, tokens, latents.nbytes, 6), branch
