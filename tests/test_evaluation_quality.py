@@ -196,6 +196,9 @@ def bad_video(kind: str, folder: Path) -> Path:
         ffmpeg("-f", "lavfi", "-i", "sine=d=0.3", path)
     elif kind == "one":
         make(path, frames=moving_frames(1))
+    elif kind == "truncated_avi":
+        path = make(path.with_suffix(".avi"), "-c:v", "mpeg4", frames=noisy(moving_frames(40)))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif kind in ("truncated", "no_index"):
         flags = ("-movflags", "+faststart") if kind == "truncated" else ()
         make(path, *flags, frames=noisy(moving_frames(40)))
@@ -211,8 +214,22 @@ BAD = {
     "sound": "only sound",
     "one": "has 1 frame",
     "truncated": "cut off",
+    "truncated_avi": "cut off",
     "no_index": "cut off",
 }
+
+
+def test_frames_that_are_coded_but_never_shown_do_not_count(quality, tmp_path):
+    """A cut made without encoding starts at the key frame before it and hides what lies between."""
+    whole = make(tmp_path / "whole.mp4", "-g", 12, "-bf", 0, frames=noisy(moving_frames(40)), rate=10)
+    ffmpeg("-ss", 1.8, "-i", whole, "-c", "copy", tmp_path / "cut.mp4")
+    make(tmp_path / "pred.mp4", frames=moving_frames(30), rate=10)
+    for gt, pred in (("cut.mp4", "pred.mp4"), ("pred.mp4", "cut.mp4")):
+        args = ("--gt", tmp_path / gt, "--pred", tmp_path / pred, *LIGHT, "--output", tmp_path / "r.json")
+        code, _, err = quality(*args)
+        assert code == 0, err
+        assert strict_json(tmp_path / "r.json")["per_video"][0]["num_frames"] == 22
+        assert "only 22 of its 28 coded frames can be shown" in err
 
 
 @pytest.mark.parametrize("role", ["gt", "pred"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ from hetcache.metrics.pairs import Job
 from hetcache.metrics.perceptual import Lpips
 from hetcache.metrics.records import Origin, mixed_outputs, origin_of
 from hetcache.metrics.regions import DEFAULT_SEAM_PX, REGION_NAMES, regions
-from hetcache.metrics.sources import Source, frames_of, inspect, masks_of, take, target_size
+from hetcache.metrics.sources import (
+    MIN_FRAMES,
+    FewerFramesError,
+    Source,
+    frames_of,
+    inspect,
+    masks_of,
+    take,
+    target_size,
+)
 from hetcache.metrics.temporal import TemporalMeter
 from hetcache.metrics.vmaf import vmaf
 
@@ -96,10 +105,35 @@ def compare(
     with numbers of frames. Raises VideoError or MetricError, one line each, for inputs that cannot be
     measured.
     """
-    pred = inspect(job.pred, "prediction")
-    sources = {role: inspect(path, role) for role, path in job.against.items()}
-    size = target_size(pred, sources, settings.resize)
-    meters = [_Against(role, source, pred, settings, models) for role, source in sources.items()]
+    sources = {role: inspect(path, role) for role, path in {"prediction": job.pred, **job.against}.items()}
+    warnings: list[str] = []
+    while True:
+        try:
+            results = _measure(job, sources, settings, models, progress)
+        except FewerFramesError as error:
+            # A cut made without encoding keeps frames that are never shown: only decoding tells how many.
+            if error.found < MIN_FRAMES:
+                raise
+            sources[error.what] = replace(sources[error.what], num_frames=error.found)
+            warnings.append(str(error))
+            continue
+        for result in results:
+            result.warnings += warnings
+        return results
+
+
+def _measure(
+    job: Job,
+    sources: dict[str, Source],
+    settings: Settings,
+    models: Models,
+    progress: Callable[[int, int], None] | None,
+) -> list[Comparison]:
+    """One pass over the videos; FewerFramesError when one of them does not have its number of frames."""
+    pred = sources["prediction"]
+    others = {role: source for role, source in sources.items() if role != "prediction"}
+    size = target_size(pred, others, settings.resize)
+    meters = [_Against(role, source, pred, settings, models) for role, source in others.items()]
     own = TemporalMeter() if "temporal" in settings.metrics else None
     with ExitStack() as stack:
 
@@ -107,7 +141,7 @@ def compare(
             return stack.enter_context(closing(stream))
 
         frames = opened(frames_of(pred, pred.num_frames, size, "prediction"))
-        others = [opened(frames_of(meter.source, meter.num_frames, size, meter.role)) for meter in meters]
+        streams = [opened(frames_of(meter.source, meter.num_frames, size, meter.role)) for meter in meters]
         masks = None
         if job.mask:
             masks = opened(masks_of(job.mask, pred.num_frames, size, settings.resize is not None))
@@ -120,7 +154,7 @@ def compare(
                 parts = regions(mask, settings.seam_px)
             if own:
                 own.update(batch, parts)
-            for meter, stream in zip(meters, others, strict=True):
+            for meter, stream in zip(meters, streams, strict=True):
                 other = take(stream, len(batch))
                 if other is not None:
                     meter.update(batch, other, parts)

@@ -24,9 +24,21 @@ _CUT_OFF = re.compile(r"partial file|ended prematurely|truncat|moov atom not fou
 Size = tuple[int, int]
 
 
+class FewerFramesError(MetricError):
+    """A video shows fewer frames than it has coded: `found` of them, in the video of role `what`."""
+
+    def __init__(self, source: Source, what: str, found: int) -> None:
+        super().__init__(
+            f"{what} {source.path}: only {found} of its {source.num_frames} coded frames can be shown; "
+            "encode it again if it should have more"
+        )
+        self.what = what
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Source:
-    """A video that can be evaluated: its size (height, width) and number of coded frames."""
+    """A video that can be evaluated: its size (height, width) and its number of frames."""
 
     path: Path
     size: Size
@@ -56,23 +68,27 @@ def _count(info: VideoInfo, what: str) -> int:
         return count_frames(info.path, what)
     args = [*base_args(), "-stats", *input_args(info.path), "-map", "0:V:0", "-c", "copy", "-f", "null", "-"]
     _, log = run_quiet(args)
-    if _CUT_OFF.search(log):
-        raise MetricError(f"{what} {info.path}: the file is cut off; copy or encode it again")
     counts = re.findall(r"frame=\s*(\d+)", log)
+    if _CUT_OFF.search(log) or _is_cut_riff(info.path):
+        raise MetricError(f"{what} {info.path}: the file is cut off; copy or encode it again")
     return int(counts[-1]) if counts else 0
 
 
+def _is_cut_riff(path: Path) -> bool:
+    """Whether an AVI is shorter than its own header says, which ffmpeg reads without complaint."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") + 8 > path.stat().st_size
+
+
 def frames_of(source: Source, count: int, size: Size, what: str) -> Generator[NDArray[np.uint8], None, None]:
-    """Yield the first `count` frames [H, W, 3] at `size`; MetricError when fewer can be decoded."""
+    """Yield the first `count` frames [H, W, 3] at `size`; FewerFramesError at the end when there are fewer."""
     found = 0
     for frame in iter_frames(source.path, 0, count, size, what):
         found += 1
         yield frame
     if found < count:
-        raise MetricError(
-            f"{what} {source.path}: only {found} of {source.num_frames} frames can be decoded; "
-            "the file is cut off or damaged, copy or encode it again"
-        )
+        raise FewerFramesError(source, what, found)
 
 
 def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[NDArray[np.bool_], None, None]:
