@@ -38,16 +38,17 @@ class TimedUnits:
 
 
 @contextmanager
-def patched(pipe: Any, session: CacheSession) -> Iterator[CachedForward]:
+def patched(pipe: Any, session: CacheSession, fast_rope: bool = False) -> Iterator[CachedForward]:
     """Run `pipe(...)` under `session`: replaces `pipe.model_fn` and `pipe.unit_runner`, restores both on exit,
-    also after an exception, and drops the session's cached tensors.
+    also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32, which is faster
+    and no longer bit for bit upstream's.
 
     Raises RuntimeError for an untested diffsynth, ValueError for a pipeline that caching does not support.
     """
     check_version()
     check_pipeline(pipe)
     model_fn, unit_runner = pipe.model_fn, pipe.unit_runner
-    forward = CachedForward(pipe, session)
+    forward = CachedForward(pipe, session, fast_rope)
     session.measure_schedule = lambda timesteps: static_schedule(pipe, timesteps)
     pipe.model_fn = forward
     pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms)

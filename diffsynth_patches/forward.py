@@ -11,10 +11,10 @@ import math
 from typing import Any
 
 import torch
-from diffsynth.models.wan_video_dit import sinusoidal_embedding_1d
+from diffsynth.models.wan_video_dit import rope_apply, sinusoidal_embedding_1d
 from einops import rearrange
 
-from diffsynth_patches.block import BlockInputs, DiTBlockOps, computable
+from diffsynth_patches.block import BlockInputs, DiTBlockOps, computable, rope_apply_float32
 from diffsynth_patches.compat import ModelArguments
 from hetcache.api import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule
 from hetcache.drift import relative_l1
@@ -33,8 +33,9 @@ from hetcache.trace import StepRecord
 class CachedForward:
     """A plain class on purpose: the pipeline is an `nn.Module` and would register a module as its child."""
 
-    def __init__(self, pipe: Any, session: CacheSession) -> None:
+    def __init__(self, pipe: Any, session: CacheSession, fast_rope: bool = False) -> None:
         self._session = session
+        self._fast_rope = fast_rope
         self._arguments = ModelArguments(pipe.model_fn)
         self._vace_tokens: torch.Tensor | None = None
         self._text: dict[Branch, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -159,7 +160,7 @@ class CachedForward:
         return self._vace_tokens
 
     def _rope(self, dit: Any, hidden: Hidden) -> torch.Tensor:
-        """Complex128 RoPE rows [N, 1, head_dim / 2]: the same at every step, so built once per video."""
+        """RoPE rows [N, 1, head_dim / 2], complex128 (complex64 if fast): the same at every step, built once."""
         if self._freqs is None or self._freqs[0] != hidden.grid:
             f, h, w = hidden.grid.frames, hidden.grid.height, hidden.grid.width
             freqs = torch.cat(
@@ -170,8 +171,19 @@ class CachedForward:
                 ],
                 dim=-1,
             ).reshape(f * h * w, 1, -1)
-            self._freqs = (hidden.grid, freqs.to(hidden.x_BND.device))
+            freqs = freqs.to(hidden.x_BND.device)
+            if self._fast_rope:
+                freqs = self._fast_freqs(dit, hidden.x_BND, freqs)
+            self._freqs = (hidden.grid, freqs)
         return self._freqs[1]
+
+    def _fast_freqs(self, dit: Any, x_BND: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
+        """The table in complex64; the difference it makes on this video's tokens goes into the run's notes."""
+        fast, num_heads = freqs.to(torch.complex64), computable(dit.blocks[0]).self_attn.num_heads
+        exact = rope_apply(x_BND, freqs, num_heads)
+        error = (rope_apply_float32(x_BND, fast, num_heads) - exact).float().norm() / exact.float().norm()
+        self._session.facts["fast_rope_relative_error"] = float(error)
+        return fast
 
     def _head(self, dit: Any, hidden: Hidden, x_BND: torch.Tensor) -> torch.Tensor:
         grid = hidden.grid

@@ -70,7 +70,7 @@ def run_edit(
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with patched(pipe, session) as forward:
+    with patched(pipe, session, settings.fast_rope) as forward:
         images = pipe(
             prompt=settings.prompt,
             negative_prompt=settings.negative_prompt,

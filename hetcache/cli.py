@@ -103,6 +103,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="auto: the VAE works on the whole frame when that fits in GPU memory, else in tiles (slower)",
     )
     group.add_argument(
+        "--fast-rope", action="store_true",
+        help="rotate queries and keys in float32 instead of upstream's float64: faster, not bit-exact; the record "
+        "says what difference it made",
+    )
+    group.add_argument(
         "--vram-limit", type=float, metavar="GIB",
         help="keep weights on the CPU and move them to the GPU while less than this is used (default: all on the GPU)",
     )

@@ -29,6 +29,7 @@ class EditSettings:
     seed: int
     apply_mask_to_input: bool = True
     vae_tiling: str = "auto"
+    fast_rope: bool = False
 
 
     @property
@@ -86,6 +87,7 @@ def prepare(args: Namespace) -> Job:
         seed=args.seed,
         apply_mask_to_input=args.apply_mask_to_input,
         vae_tiling=args.vae_tiling,
+        fast_rope=args.fast_rope,
     )
     return Job(output, device, dtype, model, why, info, clip, settings)
 

@@ -31,6 +31,7 @@ class CacheSession:
         self.step: Step | None = None
         self.trace = Trace()
         self.stage_ms: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
         self.loop_end_ms = 0.0
 
     def manager(self, branch: Branch) -> CacheManager:
@@ -76,7 +77,9 @@ class CacheSession:
         return sum(manager.cache_bytes for manager in self._managers.values())
 
     def notes(self) -> dict[str, Any]:
-        return {branch.value: manager.notes() for branch, manager in self._managers.items() if manager.notes()}
+        """Facts about the run for its record: the forward's own and, under their name, each branch's."""
+        branches = {branch.value: manager.notes() for branch, manager in self._managers.items()}
+        return {**self.facts, **{name: notes for name, notes in branches.items() if notes}}
 
     def reused_blocks(self) -> int:
         """Blocks run on REUSE steps: zero, or the mode's record says why."""

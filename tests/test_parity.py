@@ -124,3 +124,11 @@ def test_flops_equal_the_closed_form_and_count_every_block(pipe, call_kwargs, ma
     embedded_once = 11 * vace_embedding_flops(forward.shape, tokens) + 10 * text_flops(forward.shape)
     assert session.trace.work.flops == full_step_flops(forward.shape, tokens) * 12 - embedded_once
     assert session.trace.work.blocks == {"dit": 12 * 4, "vace": 12 * 2}
+
+
+def test_fast_rope_differs_by_rounding_only_and_says_by_how_much(pipe, call_kwargs):
+    session = CacheSession(baseline)
+    with patched(pipe, session, fast_rope=True):
+        fast = pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
+    torch.testing.assert_close(fast, pipe(**call_kwargs), rtol=1e-4, atol=1e-4)
+    assert 0 < session.notes()["fast_rope_relative_error"] < 1e-6

@@ -44,7 +44,9 @@ def meta_models(fingerprint):
 def test_names_shapes_and_parameter_count_of_the_published_file(name):
     fingerprint, num_parameters = PUBLISHED[name]
     shapes = {
-        key: list(value.shape) for model in meta_models(fingerprint).values() for key, value in model.state_dict().items()
+        key: list(value.shape)
+        for model in meta_models(fingerprint).values()
+        for key, value in model.state_dict().items()
     }
     assert hashlib.md5(convert_keys_dict_to_single_str(shapes, True).encode()).hexdigest() == fingerprint
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == num_parameters
@@ -85,8 +87,10 @@ def test_a_folder_goes_through_the_real_loader_and_edits_without_its_text_encode
 
     assert hash_model_file(str(two_layer_folder / "Wan2.1_VAE.safetensors")) == VAE_HASH
     fingerprint = hash_model_file(str(two_layer_folder / "diffusion_pytorch_model.safetensors"))
-    sizes = {"wan_video_dit": {"in_dim": 16, "out_dim": 16, "text_dim": 4096, "freq_dim": 256, "num_layers": 2, **COMMON},
-             "wan_video_vace": {"vace_layers": (0,), "vace_in_dim": 96, **COMMON}}
+    sizes = {
+        "wan_video_dit": {"in_dim": 16, "out_dim": 16, "text_dim": 4096, "freq_dim": 256, "num_layers": 2, **COMMON},
+        "wan_video_vace": {"vace_layers": (0,), "vace_in_dim": 96, **COMMON},
+    }
     for entry in [e for e in MODEL_CONFIGS if e["model_hash"] == PUBLISHED["wan2.1-vace-1.3b"][0]]:
         ours = {**entry, "model_hash": fingerprint, "extra_kwargs": sizes[entry["model_name"]]}
         monkeypatch.setattr("diffsynth.models.model_loader.MODEL_CONFIGS", [*_configs(), ours])
