@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from video_files import make
@@ -28,3 +30,13 @@ def write_lossless(path: Path, frames: np.ndarray) -> Path:
 
 def write_mask(path: Path, mask: np.ndarray) -> Path:
     return write_lossless(path, np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=3))
+
+
+def load_evaluation() -> ModuleType:
+    """evaluation.py of the repository root, imported."""
+    path = Path(__file__).resolve().parents[1] / "evaluation.py"
+    spec = importlib.util.spec_from_file_location("evaluation", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

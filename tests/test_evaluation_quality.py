@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import itertools
 import json
 import math
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from metrics_helpers import moving_frames, noisy, write_lossless, write_mask
+from metrics_helpers import load_evaluation, moving_frames, noisy, write_lossless, write_mask
 from video_files import ffmpeg, make
 
 from hetcache.metrics import psnr, regions, ssim
@@ -26,13 +25,7 @@ LIGHT = ("--metrics", "psnr", "ssim", "temporal", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def evaluation():
-    """evaluation.py of the repository root, imported."""
-    path = Path(__file__).resolve().parents[1] / "evaluation.py"
-    spec = importlib.util.spec_from_file_location("evaluation", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_evaluation()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import stat
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from metrics_helpers import load_evaluation
 
 STAND_IN = """
 import argparse, json, os, sys, time
@@ -44,11 +44,7 @@ name = dimension
 @pytest.fixture
 def vbench(capsys, tmp_path, monkeypatch):
     """Run the subcommand in an empty working folder: (exit code, stdout, stderr)."""
-    path = Path(__file__).resolve().parents[1] / "evaluation.py"
-    spec = importlib.util.spec_from_file_location("evaluation", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_evaluation()
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
