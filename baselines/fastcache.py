@@ -64,9 +64,13 @@ def block_threshold(delta: float, timestep: float, num_values: int, alpha: float
     return (FLOOR, "floor") if bound < FLOOR else (bound, binds)
 
 
-def moving_tokens(x_BND: torch.Tensor, old_BND: torch.Tensor, threshold: float) -> torch.Tensor:
+def saliency(x_BND: torch.Tensor, old_BND: torch.Tensor) -> torch.Tensor:
+    """S [B, N], float32: each token's squared change."""
+    return (x_BND - old_BND).float().square().sum(-1)
+
+
+def moving_tokens(saliency_BN: torch.Tensor, threshold: float) -> torch.Tensor:
     """Bool [N]: the tokens whose squared change is above `threshold` times the largest, in any sample."""
-    saliency_BN = (x_BND - old_BND).float().square().sum(-1)
     return (saliency_BN > threshold * saliency_BN.amax(dim=1, keepdim=True)).any(0)
 
 
@@ -110,8 +114,9 @@ class FastCacheManager(CacheManager):
         if decision.compute is Compute.FULL:
             return self._keep(ops, x_BND, ops.full(x_BND))
         old_BND = self.store.get(ops.stack, ops.layer, "input")
-        moving_N = moving_tokens(x_BND, old_BND, self._config.fastcache_motion)
-        if self._skips(x_BND, old_BND, moving_N):
+        saliency_BN = saliency(x_BND, old_BND)
+        moving_N = moving_tokens(saliency_BN, self._config.fastcache_motion)
+        if self._skips(saliency_BN, old_BND, moving_N):
             return self._estimate_all(ops, x_BND)
         if self._moving_share > self._config.fastcache_max_moving:
             return self._keep(ops, x_BND, ops.full(x_BND))
@@ -146,14 +151,14 @@ class FastCacheManager(CacheManager):
             estimate = "input plus the block's last residual, as asked"
         return {"estimate": estimate, "host_syncs": self._host_syncs, "binding": dict(self._binding)}
 
-    def _skips(self, x_BND: torch.Tensor, old_BND: torch.Tensor, moving_N: torch.Tensor) -> bool:
+    def _skips(self, saliency_BN: torch.Tensor, old_BND: torch.Tensor, moving_N: torch.Tensor) -> bool:
         """The block gate; one synchronisation brings delta and the share of moving tokens to the host."""
         assert self._step is not None
-        delta = (x_BND - old_BND).float().norm() / old_BND.float().norm().clamp_min(1e-12)
+        delta = saliency_BN.sum().sqrt() / old_BND.float().norm().clamp_min(1e-12)
         value, self._moving_share = torch.stack([delta, moving_N.float().mean()]).tolist()
         self._host_syncs += 1
         threshold, binds = block_threshold(
-            value, self._step.timestep, x_BND.numel(), self._config.fastcache_alpha
+            value, self._step.timestep, old_BND.numel(), self._config.fastcache_alpha
         )
         count = self._count
         count.blocks += 1
@@ -179,7 +184,13 @@ class FastCacheManager(CacheManager):
             return x_BND + self.store.get(ops.stack, ops.layer, "residual")
         layer = (ops.stack, ops.layer)
         if layer not in self._placed:
-            self._placed[layer] = self._maps.layers[layer].to(x_BND)
+            fitted = self._maps.layers.get(layer)
+            if fitted is None or len(fitted.bias_D) != x_BND.shape[2]:
+                raise ValueError(
+                    f"the linear maps of {self._maps.model!r} do not fit this model's blocks: use "
+                    f"--fastcache-estimate residual, or run python scripts/calibrate.py --model {self._maps.model}"
+                )
+            self._placed[layer] = fitted.to(x_BND)
         return self._placed[layer](x_BND)
 
     def _moving_only(self, ops: BlockOps, x_BND: torch.Tensor, rows_A: torch.Tensor) -> torch.Tensor:

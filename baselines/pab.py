@@ -19,10 +19,9 @@ from hetcache.api import BlockOps, CacheManager, Compute, Decision, Hidden, Sche
 from hetcache.flops import (
     ModelShape,
     cross_attention_flops,
-    full_step_flops,
     mlp_flops,
+    repeated_step_flops,
     self_attention_flops,
-    vace_embedding_flops,
 )
 from hetcache.settings import setting
 from hetcache.store import FeatureStore
@@ -83,7 +82,7 @@ def plan_pab(schedule: Schedule, config: PabConfig) -> list[Decision]:
         cached = frozenset(name for name, reach in config.ranges.items() if inside and count % reach)
         if cached:
             reason = "broadcast " + ", ".join(name for name in config.ranges if name in cached)
-            decisions.append(Decision(Compute.PARTIAL, reason, float(count), cached_sublayers=cached))
+            decisions.append(Decision(Compute.PARTIAL, reason, cached_sublayers=cached))
         else:
             decisions.append(Decision(Compute.FULL, "computed in the window" if inside else "outside the window"))
         count += index not in schedule.skipped
@@ -91,10 +90,8 @@ def plan_pab(schedule: Schedule, config: PabConfig) -> list[Decision]:
 
 
 def pab_step_flops(decision: Decision, config: PabConfig, shape: ModelShape, num_tokens: int) -> int:
-    """FLOPs of one denoiser call: a full step less what it broadcasts (the VACE condition is embedded already)."""
-    total = full_step_flops(shape, num_tokens)
-    if shape.num_vace_layers:
-        total -= vace_embedding_flops(shape, num_tokens)
+    """FLOPs of one denoiser call: a full step less what it broadcasts."""
+    total = repeated_step_flops(shape, num_tokens)
     num_blocks = shape.num_layers + shape.num_vace_layers
     if "self_attn" in decision.cached_sublayers:
         total -= num_blocks * self_attention_flops(num_tokens, num_tokens, num_tokens, shape.dim)

@@ -85,6 +85,12 @@ def full_step_flops(shape: ModelShape, num_tokens: int) -> int:
     return total
 
 
+def repeated_step_flops(shape: ModelShape, num_tokens: int) -> int:
+    """A full step without what a video pays only once: the embeddings of the prompt and of the VACE condition."""
+    once = text_flops(shape) + (vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0)
+    return full_step_flops(shape, num_tokens) - once
+
+
 def partial_step_flops(
     shape: ModelShape, num_tokens: int, num_active: int, cached_kv: bool = True, vace_rows: bool = True
 ) -> int:

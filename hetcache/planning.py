@@ -17,6 +17,7 @@ from hetcache.flops import (
     block_flops,
     full_step_flops,
     outside_flops,
+    repeated_step_flops,
     text_flops,
     vace_embedding_flops,
     vace_projection_flops,
@@ -54,10 +55,7 @@ def plan_run(
     Raises NotPlannable for a mode that decides from the run's content, CalibrationError for an uncalibrated model.
     """
     if mode.plan is None:
-        raise NotPlannable(
-            f"--mode {mode.name} decides from the content of the run, so it has no plan before it; "
-            "run it and read the decisions in its record"
-        )
+        raise _content_aware(mode)
     decisions = {branch: mode.plan(schedule, config, context, branch) for branch in branches}
     num_tokens = context.classes.num_tokens
     calls = [decision for branch in branches for decision in decisions[branch]]
@@ -76,29 +74,29 @@ def find_setting(
 
     Raises NotPlannable as `plan_run`, and for a mode without a dial; ValueError when no setting reaches it.
     """
-    if mode.plan is not None and mode.dial is None:
+    if mode.plan is None:
+        raise _content_aware(mode)
+    if mode.dial is None:
         raise NotPlannable(f"--mode {mode.name} has no threshold to choose; use fewer --steps")
     if not target >= 1.0:
         raise ValueError(f"--target-speedup must be at least 1, not {target}")
+    dial = mode.dial
 
     def at(value: float) -> tuple[Any, RunPlan]:
-        assert mode.dial is not None
-        changed = replace(config, **{mode.dial.field: value})
+        changed = replace(config, **{dial.field: value})
         return changed, plan_run(mode, changed, context, schedule, shape, branches)
 
-    if mode.dial is None:
-        return config, plan_run(mode, config, context, schedule, shape, branches)
-    best = 0.0
-    for value in _guesses(mode.dial):
+    best, low = 0.0, dial.low
+    for value in _guesses(dial):
         found, plan = at(value)
         best = max(best, plan.speedup)
         if plan.speedup < target:
             low = value
             continue
-        if mode.dial.whole or value <= mode.dial.low:
+        if dial.whole or value <= dial.low:
             return found, plan
         return at(_bisect(lambda v: at(v)[1].speedup >= target, low, value))
-    flag = "--" + mode.dial.field.replace("_", "-")
+    flag = "--" + dial.field.replace("_", "-")
     raise ValueError(
         f"--target-speedup {target:g} is out of reach of {flag} in --mode {mode.name}: at most {best:.2f}x here; "
         "use fewer --steps as well, or another mode"
@@ -121,12 +119,18 @@ def describe_plan(plan: RunPlan, schedule: Schedule) -> str:
     return "\n".join(lines)
 
 
+def _content_aware(mode: Mode) -> NotPlannable:
+    return NotPlannable(
+        f"--mode {mode.name} decides from the content of the run, so it has no plan before it; "
+        "run it and read the decisions in its record"
+    )
+
+
 def _call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext, shape: ModelShape) -> int:
     """FLOPs of one denoiser call, without the embeddings of the VACE condition and of the prompt."""
     num_tokens = context.classes.num_tokens
-    embedding = text_flops(shape) + (vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0)
     if decision.compute is Compute.FULL:
-        return full_step_flops(shape, num_tokens) - embedding
+        return repeated_step_flops(shape, num_tokens)
     if decision.compute is Compute.REUSE:
         total = outside_flops(shape, num_tokens)
         if getattr(config, "vace_on_reuse", False) and shape.num_vace_layers:

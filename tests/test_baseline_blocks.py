@@ -9,7 +9,7 @@ import torch
 from replay import ToyOps
 
 from baselines.adacache import CODEBOOKS, AdaCacheConfig, AdaCacheManager, AdaRate, motion
-from baselines.fastcache import FastCacheConfig, FastCacheManager, block_threshold, moving_tokens
+from baselines.fastcache import FastCacheConfig, FastCacheManager, block_threshold, moving_tokens, saliency
 from baselines.pab import PabConfig, PabManager, plan_pab
 from hetcache.api import Branch, Compute, Grid, Hidden, Schedule, Step
 from hetcache.linear_maps import LinearMap, LinearMaps
@@ -250,8 +250,8 @@ def test_fastcache_token_gate_is_per_token():
     old = torch.tensor([[[3.0, 4.0], [3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]])
     new = torch.tensor([[[3.0, 5.0], [0.0, 8.0], [0.0, 1.7], [1.0, 1.5]]])
     # squared changes 1, 25, 2.89 and 2.25 against a tenth of 25
-    assert moving_tokens(new, old, 0.1).tolist() == [False, True, True, False]
-    assert not moving_tokens(old, old, 0.1).any()
+    assert moving_tokens(saliency(new, old), 0.1).tolist() == [False, True, True, False]
+    assert not moving_tokens(saliency(old, old), 0.1).any()
 
 
 def fast_step(manager, index, x):
@@ -289,6 +289,14 @@ def test_fastcache_hit_is_the_linear_map_where_one_is_fitted():
     manager = FastCacheManager(FastCacheConfig(fastcache_estimate="residual"), maps)
     fast_step(manager, 0, value(100.0))
     assert fast_step(manager, 1, value(104.0))[0] == [204.0] * 6
+
+
+def test_fastcache_refuses_maps_of_another_shape():
+    maps = LinearMaps("m", {("dit", 0): LinearMap(torch.ones(3, 1), torch.ones(1, 3), torch.ones(3))})
+    manager = FastCacheManager(FastCacheConfig(), maps)
+    fast_step(manager, 0, value(100.0))
+    with pytest.raises(ValueError, match="linear maps of 'm' do not fit"):
+        fast_step(manager, 1, value(101.0))
 
 
 def test_fastcache_computes_moving_tokens_only_and_static_ones_skip_the_block():

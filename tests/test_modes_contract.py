@@ -173,6 +173,15 @@ def test_hetcache_can_decide_from_the_output(recording):
         plan_run(mode, mode.config(**settings), context(recording), session.schedule, run_shape(recording))
 
 
+def test_broadcast_attention_is_counted_as_not_run(runs):
+    _, session = runs["pab"]
+    broadcasts = {name: sum(n["broadcasts"][name] for n in session.notes().values()) for name in ("self_attn", "mlp")}
+    work, total = session.trace.work, 2 * NUM_STEPS * 6
+    assert work.sublayers["self_attn"] == total - broadcasts["self_attn"] < total
+    assert work.sublayers["mlp"] == total and broadcasts["mlp"] == 0
+    assert work.blocks == {"dit": 2 * NUM_STEPS * 4, "vace": 2 * NUM_STEPS * 2}
+
+
 @pytest.mark.parametrize("name", STATIC)
 def test_the_plan_is_what_the_run_does_and_costs(recording, runs, name):
     mode, (_, session) = MODES[name], runs[name]
