@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from replay import build, record, replay
 
+from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from hetcache.api import Branch, Schedule
 from hetcache.calibration import FOLDER, CalibrationError, load_calibration
 from hetcache.drift import ChangeCurve, Rescale
 from hetcache.linear_maps import LinearFit, LinearMap, LinearMaps, load_linear_maps, save_linear_maps
 from hetcache.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import calibrate  # noqa: E402
 
 PUBLISHED = sorted(path.stem for path in FOLDER.glob("wan*.json"))
 
@@ -139,3 +145,37 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
     assert sorted(fits) == [("dit", 0), ("dit", 1), ("dit", 2), ("dit", 3), ("vace", 0), ("vace", 1)]
     maps = LinearMaps("test", {layer: fit.solve(16) for layer, fit in fits.items()})
     assert all(fits[layer].unexplained(fitted) < 0.5 for layer, fitted in maps.layers.items())
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    config = TinyConfig(dim=48, num_layers=2, num_heads=2, ffn_dim=96, vace_layers=(0,), vae_width=16,
+                        vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+    folder = tmp_path_factory.mktemp("model")
+    save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
+    return folder
+
+
+def arguments(model_folder, output, *extra):
+    return ["--model", str(model_folder), "--frames", "5", "--height", "48", "--width", "80", "--steps", "4",
+            "--device", "cpu", "--dtype", "float32", "--output", str(output), "--rank", "4", *extra]
+
+
+def test_calibrate_writes_what_every_mode_needs(model_folder, tmp_path, capsys):
+    assert calibrate.main(arguments(model_folder, tmp_path / "c.json")) == 0
+    calibration = load_calibration("tiny", tmp_path / "c.json")
+    run = Schedule(calibration.drift.timesteps, {"e": (0.0, 0.1, 0.2, 0.3), "e0": (0.0, 0.1, 0.2, 0.3)})
+    for signal in ("e", "e0"):
+        assert min(calibration.rescale(signal).changes(run, signal)[1:]) > 0
+    assert calibration.estimator() is calibration.drift
+    for branch in Branch:
+        assert len(calibration.magnitude_ratios(branch)) == 4
+    assert set(calibration.linear_maps().layers) == {("dit", 0), ("dit", 1), ("vace", 0)}
+    assert calibration.raw["measured_on"]["clips"] == ["real.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.fastcache.safetensors", "c.json"]
+
+
+def test_calibrate_refuses_clips_without_masks(model_folder, tmp_path, capsys):
+    code = calibrate.main(arguments(model_folder, tmp_path / "c.json", "--video", "a.mp4", "b.mp4"))
+    assert code == 2 and "one mask per video" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
