@@ -1,7 +1,8 @@
-"""Writes the trained parts as float16 safetensors (stage `export` of train_tiny.py)."""
+"""Writes the trained parts as float16 safetensors and draws the loss curves (stages of train_tiny.py)."""
 
 from __future__ import annotations
 
+import csv
 import subprocess
 from pathlib import Path
 
@@ -27,3 +28,35 @@ def export(out: Path, folder: Path, config: TinyConfig, data_note: str) -> str:
         "dit_minutes": f"{saved['used_s'] / 60:.0f}",
     })
     return f"{size / 1e6:.1f} MB at step {saved['step']} to {folder}"
+
+
+def plot_logs(out: Path, image: Path) -> None:
+    """Draws the loss curves of vae_log.csv and dit_log.csv; needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    vae, dit = (_read_log(out / name) for name in ("vae_log.csv", "dit_log.csv"))
+    _curve(left, [row for row in vae if row["shape"] != "monitor"], "psnr_db", "training batches")
+    _curve(left, [row for row in vae if row["shape"] == "monitor"], "psnr_db", "clips never trained on")
+    left.set(xlabel="minutes", ylabel="PSNR, dB", title="Autoencoder")
+    for key, label in (("loss_mask", "in mask"), ("loss_context", "outside"), ("watched", "in mask, never trained on")):
+        _curve(right, [row for row in dit if row[key]], key, label)
+    right.set(xlabel="minutes", ylabel="velocity MSE", title="Denoiser", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    image.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(image, dpi=90)
+
+
+def _read_log(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _curve(axes, rows: list[dict[str, str]], key: str, label: str) -> None:
+    axes.plot([float(row["used_s"]) / 60 for row in rows], [float(row[key]) for row in rows], label=label, linewidth=1)

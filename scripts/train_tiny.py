@@ -28,8 +28,10 @@ def main() -> None:
     export = stages.add_parser("export", help="write float16 safetensors")
     export.add_argument("--to", type=Path, default=Path(__file__).resolve().parent.parent / "data" / "tiny")
     export.add_argument("--note", default="see docs/embedded-model.md", help="stored as metadata: the training data")
-    for stage in (vae, dit, freeze, export):
-        stage.add_argument("--data", type=Path, required=stage is not export)
+    plot = stages.add_parser("plot", help="draw the loss curves")
+    plot.add_argument("--to", type=Path, required=True, help="a PNG or JPEG file")
+    for stage in (vae, dit, freeze, export, plot):
+        stage.add_argument("--data", type=Path, required=stage not in (export, plot))
         stage.add_argument("--out", type=Path, required=True)
         stage.add_argument("--minutes", type=float, default=30.0, help="time budget, pauses not counted")
         stage.add_argument("--device", default="cpu")
@@ -65,6 +67,10 @@ def main() -> None:
         from diffsynth_patches.tiny import TinyConfig
 
         print(run_export(options.out, options.to, TinyConfig(), options.note))
+    elif options.stage == "plot":
+        from export_tiny import plot_logs
+
+        plot_logs(options.out, options.to)
     elif options.stage == "dit":
         from train_tiny_dit import DitTraining, train_dit
 

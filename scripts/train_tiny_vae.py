@@ -65,6 +65,7 @@ def pca_start(model: TinyAutoencoder, sampler: ClipSampler, clips: int = 160) ->
 
 
 def train_vae(options: VaeTraining, config: TinyConfig) -> None:
+    """Trains everything (vae.pt), or only the decoder behind a frozen encoder (vae_tune.pt, vae_tuned.pt)."""
     rank, _ = init_processes()
     rng = np.random.default_rng([1, rank, int(torch.randint(1 << 30, ()))])
     sampler = ClipSampler(options.data, rng)
@@ -72,8 +73,10 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
     model = TinyAutoencoder(config.z_dim, config.vae_width, config.vae_encoder_depth, config.vae_decoder_depth,
                             config.vae_refine_width)
     pca_start(model, ClipSampler(options.data, np.random.default_rng(7)))
-    checkpoint = options.out / "vae.pt"
+    checkpoint = options.out / ("vae.pt" if options.train_encoder else "vae_tune.pt")
     step, used_s, saved = 0, 0.0, None
+    if not options.train_encoder:
+        model.load_state_dict(torch.load(options.out / "vae_frozen.pt", map_location="cpu"))
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location="cpu")
         model.load_state_dict(saved["model"])
@@ -87,7 +90,7 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
     if saved is not None:
         ema.module.load_state_dict(saved["ema"])
         ema.steps = 1000
-    clock, log = Clock(options.minutes * 60, used_s), CsvLog(options.out / "vae_log.csv")
+    clock, log = Clock(options.minutes * 60, used_s), CsvLog(options.out / f"{checkpoint.stem}_log.csv")
     shape_rng = np.random.default_rng(step)
     progress, next_save = clock.tick(), clock.used_s + 240
     while progress < 1:
@@ -99,7 +102,7 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
         video = to_unit(np.stack([sampler.sample(t, h, w) for _ in range(b)]), options.device)
         with torch.autocast(options.device.split(":")[0], torch.bfloat16):
             latents = model.encode(video)
-            latents = latents + options.latent_noise * torch.randn_like(latents)
+            latents = perturb(latents, options)
             error = model.decode(latents).float() - video
         mse_B = error.square().mean((1, 2, 3, 4))
         (mse_B + 1e-4).log().mean().backward()
@@ -118,9 +121,25 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
             next_save = clock.used_s + 240
             torch.save({"model": model.state_dict(), "ema": ema.module.state_dict(), "step": step,
                         "used_s": clock.used_s}, checkpoint)
+            if not options.train_encoder:
+                torch.save(ema.module.state_dict(), options.out / "vae_tuned.pt")
             if options.monitor:
                 log.row(step=step, used_s=clock.used_s, shape="monitor", psnr_db=_monitor(ema.module, options),
                         norm=0.0, lr=factor, latent_std=0.0)
+
+
+def perturb(latents_BCTHW: Tensor, options: VaeTraining) -> Tensor:
+    """Latent noise. For the decoder alone also what a denoiser's errors look like: noise per latent and per 2x2 token,
+    of a strength that varies from clip to clip and is zero for some, so that it learns to smooth only what needs it.
+    """
+    noise = options.latent_noise * torch.randn_like(latents_BCTHW)
+    if options.train_encoder:
+        return latents_BCTHW + noise
+    b, c, t, h, w = latents_BCTHW.shape
+    strength = (torch.rand(b, 1, 1, 1, 1, device=noise.device) * 0.9 - 0.4).clamp_min(0)
+    token = torch.randn(b, c, t, (h + 1) // 2, (w + 1) // 2, device=noise.device)
+    token = token.repeat_interleave(2, 3).repeat_interleave(2, 4)[..., :h, :w]
+    return latents_BCTHW + noise + strength * (0.6 * token + 0.8 * torch.randn_like(latents_BCTHW))
 
 
 @torch.no_grad()
