@@ -27,6 +27,7 @@ from hetcache.metrics.quality import evaluate, load_models, one_line, resolve_de
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
 from hetcache.metrics.sources import parse_resize
 
+NEEDS_SEVERAL = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
 DEFAULT_METRICS = [name for name in METRICS if name != "vmaf"]
 
 
@@ -64,7 +65,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
         batch.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=f"folder in the place of --{name}")
     batch.add_argument("--method", help="the ending of the predictions' names")
     metrics = f"of {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=DEFAULT_METRICS, help=metrics)
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, help=metrics)
     parser.add_argument("--vmaf", action="store_true", help="VMAF too")
     parser.add_argument("--target-frames", type=_count(2), default=8, help="frames a clip has for I3D (8)")
     parser.add_argument("--i3d-checkpoint", type=Path, help="I3D weights, such as i3d_rgb_imagenet.pt")
@@ -109,17 +110,18 @@ def quality(args: argparse.Namespace) -> int:
     report.check_targets([args.output, args.csv])
     parse_resize(args.resize)
     single, matching = _jobs(args)
-    metrics = set(args.metrics) | ({"vmaf"} if args.vmaf else set())
+    metrics = set(args.metrics or DEFAULT_METRICS) | ({"vmaf"} if args.vmaf else set())
     if single:
-        metrics.discard("vfid")  # a distance between sets of clips needs several
+        metrics.discard("vfid")
     settings = Settings(
         metrics=frozenset(metrics), target_frames=args.target_frames, resize=args.resize,
         seam_px=args.seam_px, batch_frames=args.batch_frames, device=resolve_device(args.device),
     )  # fmt: skip
     settings, models, result = load_models(settings, args.lpips_net, args.lpips_weights, args.i3d_checkpoint)
+    if single and "vfid" in (args.metrics or ()):
+        result.missing["vfid"] = NEEDS_SEVERAL
     if not settings.metrics:
-        reasons = " ".join(result.missing.values()) or "a distance needs many videos: use --gt-dir and --pred-dir"
-        raise MetricError(f"nothing can be measured. {reasons}")
+        raise MetricError(f"nothing can be measured. {' '.join(result.missing.values())}")
     result.failures += matching.failures
     with tqdm(unit="frame", disable=None) as bar:
 
@@ -176,6 +178,8 @@ def _jobs(args: argparse.Namespace) -> tuple[bool, Matching]:
         against = {role: getattr(args, role) for role in ("gt", "reference") if getattr(args, role)}
         if args.pred is None or not against:
             raise MetricError("one video needs --pred, and --gt, --reference or both to compare it with")
+        if args.method or args.i3d_checkpoint:
+            raise MetricError("--method and --i3d-checkpoint go with --pred-dir: leave them out for one video")
         return True, Matching(jobs=[Job(args.pred.stem, args.pred, against, args.mask)])
     if args.pred_dir is None:
         raise MetricError("--pred-dir is missing: the folder of the videos to judge")

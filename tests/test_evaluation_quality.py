@@ -78,6 +78,12 @@ def test_figures_are_scikit_images(quality, tmp_path):
     assert f"{want_psnr:.4f}" in out and f"{want_ssim:.4f}" in out
 
 
+def test_a_distance_between_sets_needs_sets(quality, tmp_path):
+    video = write_lossless(tmp_path / "a.mkv", moving_frames(3))
+    code, out, _ = quality("--gt", video, "--pred", video, "--metrics", "psnr", "vfid")
+    assert code == 0 and "VFID: not measured. A distance between sets of clips needs several videos" in out
+
+
 def test_identical_videos(quality, tmp_path):
     write_lossless(tmp_path / "a.mkv", moving_frames(5))
     code, out, _ = quality(
@@ -256,6 +262,8 @@ def test_bad_masks(quality, tmp_path):
         ([], "give either --pred with --gt"),
         (["--pred", "p.mp4", "--gt-dir", "d"], "give either --pred with --gt"),
         (["--gt-dir", "d"], "--pred-dir is missing"),
+        (["--pred", "p.mp4", "--gt", "g.mp4", "--method", "m"], "--method and --i3d-checkpoint go with --pred-dir"),
+        (["--pred", "p.mp4", "--gt", "g.mp4", "--i3d-checkpoint", "i.pt"], "go with --pred-dir"),
         (["--pred", "p.mp4", "--gt", "g.mp4", "--device", "tpu9"], "--device tpu9 cannot be used"),
         (["--pred", "p.mp4", "--gt", "g.mp4", "--metrics", "vfid"], "use --gt-dir and --pred-dir"),
     ],
