@@ -1,0 +1,174 @@
+"""Runs the cells of a benchmark on one loaded pipeline. The order, the table and the page are hetcache's."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffsynth_patches.run import EditResult, run_edit
+from diffsynth_patches.tiny import WEIGHTS_DIR
+from hetcache.benchmark import quality
+from hetcache.benchmark.cells import Case, Cell, Record, Store, digest_files
+from hetcache.benchmark.methods import BASELINE, Method
+from hetcache.calibration import load_calibration
+from hetcache.clip import Clip, read_clip
+from hetcache.job import EditSettings
+from hetcache.manager import HetCacheConfig
+from hetcache.models import ModelInfo
+from hetcache.modes import MODES, ManagerFactory, RunContext
+from hetcache.record import SCHEMA, hardware, session_facts, timing_s
+from hetcache.replay import ReplayHetCache
+from hetcache.report.tokens import token_map
+from hetcache.selector import TokenSelector
+from hetcache.session import Observer
+from hetcache.tokens import TokenClasses, classify
+from hetcache.video import probe, write_video
+
+Frames = NDArray[np.uint8]
+Progress = Callable[[int, str], AbstractContextManager[Observer | None]]
+ROOT = Path(__file__).resolve().parent.parent
+HEAD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """`size` (height, width) None: the model's own area at the video's aspect. `decisions` replaces HetCache's own
+    decisions by those of a string, one letter a step, for models whose weights are random."""
+
+    edit: EditSettings
+    num_frames: int
+    size: tuple[int | None, int | None] = (None, None)
+    decisions: str | None = None
+
+
+class LazyPipeline:
+    """Loads the pipeline at the first use: a benchmark whose cells are all finished needs none."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+        self._pipe: Any = None
+
+    def __call__(self) -> Any:
+        if self._pipe is None:
+            self._pipe = self._load()
+        return self._pipe
+
+
+class Bench:
+    """Executor of `hetcache.benchmark.runner` for one pipeline."""
+
+    def __init__(
+        self, pipe: LazyPipeline, info: ModelInfo, settings: BenchSettings, store: Store, progress: Progress,
+        lpips: Any = None,
+    ) -> None:
+        self._pipe = pipe
+        self._info = info
+        self._settings = settings
+        self._store = store
+        self._progress = progress
+        self._lpips = lpips
+        self._clip: tuple[Case, Clip] | None = None
+
+    def warm_up(self, case: Case) -> None:
+        self._edit(case, Method(BASELINE, BASELINE), replace(self._settings.edit, num_steps=1), "warm-up")
+
+    def run(self, cell: Cell, num_steps: int) -> tuple[Record, Frames]:
+        """See `hetcache.benchmark.runner.Executor`."""
+        edit = replace(self._settings.edit, num_steps=num_steps, seed=cell.seed)
+        _forget_peak_memory()
+        try:
+            result, classes = self._edit(cell.case, cell.method, edit, cell.method.name)
+        finally:
+            # A failed cell's tensors must not count against the next one.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        session = result.session
+        record: Record = {
+            "schema": SCHEMA, "mode": cell.method.mode, "model": self._info.model_id, "seed": cell.seed,
+            "config": {**asdict(cell.method.config()), **asdict(edit), "frames": self._settings.num_frames,
+                       "height": result.frames_THWC.shape[1], "width": result.frames_THWC.shape[2],
+                       "dtype": result.dtype},
+            "hardware": hardware(result.device),
+            "timing_s": timing_s(session.stage_ms, 0.0, 0.0, sum(session.stage_ms.values()) / 1e3),
+            **session_facts(session, result.shape, classes),
+            "peak_memory_gib": round(result.peak_memory_gib, 3),
+        }
+        if session.trace.plans:
+            record["token_map"] = token_map(classes, session.trace.plans)
+        return record, result.frames_THWC
+
+    def judge(self, cell: Cell, frames: Frames, baseline: Frames | None) -> Record:
+        if self._settings.decisions is not None:
+            return {}
+        clip = self.clip(cell.case)
+        return dict(quality.judge(frames, baseline, clip.frames_THWC, clip.mask_THW, self._lpips))
+
+    def save_video(self, cell: Cell, frames: Frames) -> None:
+        write_video(self._store.video(cell), frames, self.clip(cell.case).fps)
+
+    def clip(self, case: Case) -> Clip:
+        """The video at the model's size; the last one is kept."""
+        if self._clip is None or self._clip[0] != case:
+            source = probe(case.video)
+            height, width = self._info.default_size(source.height, source.width)
+            size = (self._settings.size[0] or height, self._settings.size[1] or width)
+            self._clip = (case, read_clip(case.video, case.mask, self._settings.num_frames, size))
+        return self._clip[1]
+
+    def _edit(self, case: Case, method: Method, edit: EditSettings, label: str) -> tuple[EditResult, TokenClasses]:
+        clip, config, pipe = self.clip(case), method.config(), self._pipe()
+        mask_THW = torch.from_numpy(clip.mask_THW).to(pipe.device)
+        classes = classify(mask_THW, getattr(config, "margin_width", None))
+        with self._progress(edit.num_steps, label) as observe:
+            factory = self._factory(method, config, classes)
+            return run_edit(pipe, self._info, clip, factory, edit, observe), classes
+
+    def _factory(self, method: Method, config: Any, classes: TokenClasses) -> ManagerFactory:
+        letters = self._settings.decisions
+        if letters is None or method.mode == BASELINE:
+            context = RunContext(classes, lambda: load_calibration(self._info.model_id))
+            return MODES[method.mode].build(config, context)
+        if not isinstance(config, HetCacheConfig):
+            raise ValueError(f"{method.mode}: its decisions come from the weights, and these are random")
+        selector = TokenSelector(classes, config.selection())
+        return lambda branch: ReplayHetCache(config, selector, letters)
+
+
+def facts_of_code() -> str:
+    """A digest of all code and calibrations that a cell's result depends on."""
+    folders = [ROOT / "hetcache", ROOT / "hetcache" / "metrics", ROOT / "baselines", ROOT / "diffsynth_patches"]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    return digest_files([*files, ROOT / "hetcache" / "calibrations"])
+
+
+def facts_of_weights(model: str) -> str:
+    """The model's name, for a folder (and the embedded model) with names, sizes and first bytes of its files."""
+    folder = WEIGHTS_DIR if model == "tiny" else Path(model)
+    if not folder.is_dir():
+        return model
+    parts = [model]
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as stream:
+                parts.append(f"{file.name} {file.stat().st_size} {hash_bytes(stream.read(HEAD_BYTES))}")
+    return hash_bytes("\n".join(parts).encode())
+
+
+def hash_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _forget_peak_memory() -> None:
+    """Lower the process's peak resident memory to what it holds now, where the system can do that (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
