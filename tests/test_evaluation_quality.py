@@ -398,6 +398,18 @@ def test_vmaf(quality, tmp_path):
     assert scores[0] > 90 and scores[1] < scores[0] - 10
 
 
+def test_a_folder_of_frames_has_everything_but_vmaf(quality, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    frames = moving_frames(3)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        image.fromarray(frame).save(folder / f"{index:03}.png")
+    video = write_lossless(tmp_path / "v.mkv", frames)
+    code, out, err = quality("--gt", video, "--pred", folder, "--metrics", "psnr", "vmaf")
+    assert code == 0 and " inf " in out and "warning: frames: VMAF needs video files" in err
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_metric_in_batch_mode(quality, tmp_path, device):
     """The whole table, with the real networks, where their weights have been fetched."""

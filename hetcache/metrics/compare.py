@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hetcache.metrics.errors import MetricError
 from hetcache.metrics.i3d import I3D
 from hetcache.metrics.meters import ClipMeter, FrameMeter
 from hetcache.metrics.pairs import Job
@@ -199,8 +201,18 @@ def _result(
     if mixed := mixed_outputs(result.pred_origin, result.other_origin):
         result.warnings.append(mixed)
     if "vmaf" in settings.metrics:
-        result.metrics.setdefault("all", {})["vmaf"] = vmaf(job.pred, meter.source.path, meter.num_frames, size)
+        _add_vmaf(result)
     if models.i3d is not None:
         result.pred_features = meter.pred_clip.features(models.i3d, settings.device)
         result.other_features = meter.clip.features(models.i3d, settings.device)
     return result
+
+
+def _add_vmaf(result: Comparison) -> None:
+    """Add VMAF, or a warning that says why there is none: the other metrics stand without it."""
+    try:
+        value = vmaf(result.pred, result.other, result.num_frames, result.size)
+    except MetricError as error:
+        result.warnings.append(str(error))
+        value = math.nan
+    result.metrics.setdefault("all", {})["vmaf"] = value

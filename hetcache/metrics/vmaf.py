@@ -27,6 +27,9 @@ def vmaf(
     `size` is (height, width). Frames are paired by number, not by time stamp. Raises MetricError when ffmpeg
     has no libvmaf or fails.
     """
+    for path in (pred, reference):
+        if not path.is_file():
+            raise MetricError(f"VMAF needs video files, not the folder {path}")
     height, width = size
     # One clock for both, or the filter would pair frames by the two files' own time stamps.
     prepare = f"scale={width}:{height}:flags=bicubic,format=yuv420p,settb=1/25,setpts=N,trim=end_frame={num_frames}"
