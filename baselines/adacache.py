@@ -58,7 +58,9 @@ class AdaCacheConfig:
         "fast", "metric to rate: the authors' tables for 30 steps, fast or slow, or for 100 steps",
         choices=tuple(CODEBOOKS),
     )
-    adacache_block: int | None = setting(None, "DiT block that is measured (default: 13 of 28, scaled to the model)")
+    adacache_block: int | None = setting(
+        None, "DiT block that is measured", shown="13 of 28, scaled to the model's depth"
+    )
     adacache_moreg: bool = setting(False, "motion regularisation: compute more where the video moves")
 
     def __post_init__(self) -> None:

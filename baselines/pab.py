@@ -38,7 +38,7 @@ class PabConfig:
     pab_window_start: float = setting(0.15, "the window's start, as a fraction of the steps")
     pab_window_end: float = setting(0.85, "the window's end, as a fraction of the steps")
     pab_timesteps: str | None = setting(
-        None, "the window in raw timesteps instead, for example 100-800 (default: not used)"
+        None, "the window in raw timesteps instead, for example 100-800", shown="the fractions"
     )
 
     def __post_init__(self) -> None:

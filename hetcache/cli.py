@@ -183,6 +183,8 @@ def _add_field(group: Any, config: type, field: Field[Any]) -> None:
 
 
 def _shown(field: Field[Any]) -> str:
+    if "shown" in field.metadata:
+        return str(field.metadata["shown"])
     default = field.default
     if default is MISSING or default is None:
         return "by model"

@@ -31,7 +31,7 @@ class HetCacheConfig:
     context_ratio: float = setting(0.05, "fraction of context tokens that a partial step computes")
     margin_ratio: float = setting(0.7, "fraction of margin tokens that a partial step computes")
     margin_width: int | None = setting(
-        None, "width of the margin in tokens (default: 5 at 30 token rows, scaled with the grid)"
+        None, "width of the margin in tokens", shown="5 at 30 token rows, scaled with the grid"
     )
     use_kmeans: bool = setting(True, "spread the context sample over k-means clusters of token features")
     kmeans_clusters: int = setting(16, "number of k-means clusters")

@@ -7,7 +7,10 @@ from typing import Any
 
 
 def setting(default: Any, help: str, **extra: Any) -> Any:
-    """A config field that becomes a CLI flag; `choices` limits its values."""
+    """A config field that becomes a CLI flag.
+
+    `choices` limits its values; `shown` is what `--help` gives as the default where the value says nothing.
+    """
     return field(default=default, metadata={"help": help, **extra})
 
 
