@@ -19,7 +19,7 @@ from diffsynth_patches.tiny import WEIGHTS_DIR
 from hetcache.benchmark import quality
 from hetcache.benchmark.cells import Case, Cell, Record, Store, digest_files
 from hetcache.benchmark.methods import BASELINE, Method
-from hetcache.calibration import load_calibration
+from hetcache.calibration import Calibration, load_calibration
 from hetcache.clip import Clip, read_clip
 from hetcache.job import EditSettings
 from hetcache.manager import HetCacheConfig
@@ -77,6 +77,7 @@ class Bench:
         self._progress = progress
         self._lpips = lpips
         self._clip: tuple[Case, Clip] | None = None
+        self._calibration: Calibration | None = None
 
     def warm_up(self, case: Case) -> None:
         self._edit(case, Method(BASELINE, BASELINE), replace(self._settings.edit, num_steps=1), "warm-up")
@@ -136,12 +137,17 @@ class Bench:
     def _factory(self, method: Method, config: Any, classes: TokenClasses) -> ManagerFactory:
         letters = self._settings.decisions
         if letters is None or method.mode == BASELINE:
-            context = RunContext(classes, lambda: load_calibration(self._info.model_id))
-            return MODES[method.mode].build(config, context)
+            return MODES[method.mode].build(config, RunContext(classes, self._load_calibration))
         if not isinstance(config, HetCacheConfig):
             raise ValueError(f"{method.mode}: its decisions come from the weights, and these are random")
         selector = TokenSelector(classes, config.selection())
         return lambda branch: ReplayHetCache(config, selector, letters)
+
+    def _load_calibration(self) -> Calibration:
+        """Read once: a file that changes during a benchmark must not divide it into two."""
+        if self._calibration is None:
+            self._calibration = load_calibration(self._info.model_id)
+        return self._calibration
 
 
 def facts_of_code() -> str:

@@ -45,6 +45,13 @@ def _count(value: float) -> str:
     return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
 
 
+def _counts(row: Row) -> str | None:
+    """Means over videos and seeds where those differ."""
+    if "full" not in row:
+        return None
+    return "/".join(_count(row[name]) for name in ("full", "partial", "reuse"))
+
+
 def _ratio(value: float) -> str:
     return f"{value:.2f}x"
 
@@ -82,9 +89,8 @@ def columns() -> list[Column]:
     found = [
         Column("", "method", "mode or preset", _key("method"), text, True),
         Column("", "setting", "what differs from the mode's defaults", _key("setting"), text),
-        Column("steps", "full", "steps computed in full", _key("full"), _count, True),
-        Column("steps", "partial", "steps that computed some tokens or sub-layers", _key("partial"), _count, True),
-        Column("steps", "reuse", "steps that ran no block", _key("reuse"), _count, True),
+        Column("steps", "full/partial/reuse", "steps computed in full, in some tokens or sub-layers, and not at all",
+               _counts, text, True),
         Column("work", "PFLOPs", "analytic FLOPs of the denoising loop, both branches", _key("pflops"), _pflops),
         Column("work", "ratio", "uncached FLOPs over these", _key("flops_ratio"), _ratio, True),
         Column("denoising", "s", "median time of the denoising loop", _key("denoise_s"), _seconds, True),

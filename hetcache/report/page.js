@@ -86,7 +86,7 @@ function viewer(root) {
 }
 
 function tokens(root) {
-  const maps = JSON.parse(root.querySelector("script").textContent);
+  const data = JSON.parse(root.querySelector("script").textContent), maps = data.maps;
   const find = name => root.querySelector(`[data-${name}]`);
   const method = find("method"), step = find("step"), frame = find("frame");
   const images = new Map();
@@ -136,7 +136,7 @@ function tokens(root) {
   }
   function draw() {
     const map = maps[method.value], f = Number(frame.value), steps = Object.keys(map.rows);
-    const image = picture(map.images[f]), total = map.labels.length;
+    const image = picture(data.images[map.images[f]]), total = map.labels.length;
     find("frame-name").textContent = `${f + 1} / ${map.grid[0]}`;
     find("step-name").textContent = steps.length ? `${Number(steps[step.value]) + 1}` : "none";
     if (!image.complete || !image.naturalWidth) return;

@@ -93,7 +93,9 @@ def _section(heading: str, body: str, kind: str = "") -> str:
 
 
 def _token_maps(maps: list[TokenMapPart]) -> str:
-    data = [{"name": part.name, **part.tokens, "images": part.images} for part in maps]
+    images = list(dict.fromkeys(image for part in maps for image in part.images))
+    shown = [{**part.tokens, "images": [images.index(image) for image in part.images]} for part in maps]
+    data = {"images": images, "maps": shown}
     choice = "".join(f'<option value="{index}">{escape(part.name)}</option>' for index, part in enumerate(maps))
     return (
         '<p class="note">Left: the classes of all tokens (16 x 16 pixels of one latent frame). Right: what a partial '

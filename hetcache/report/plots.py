@@ -99,7 +99,10 @@ def _place_labels(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     """Each name at the first of eight places around its point where it covers nothing, else at the first."""
     figure.canvas.draw()
     area = axes.get_window_extent()
-    dots = [axes.transData.transform((point.seconds, point.psnr_db)) for point in points]
+    bars = []
+    for point in points:
+        (x0, y), (x1, _) = axes.transData.transform([(point.low, point.psnr_db), (point.high, point.psnr_db)])
+        bars.append((x0, x1, y))
     taken: list[Any] = []
     for point in sorted(points, key=lambda p: (p.kind != "ours", p.psnr_db)):
         colour = {"ours": OURS, "steps": STEPS}.get(point.kind, "#3b4753")
@@ -110,7 +113,8 @@ def _place_labels(figure: Any, axes: Any, points: Sequence[Point]) -> None:
             box = label.get_window_extent(figure.canvas.get_renderer())
             inside = area.x0 <= box.x0 and box.x1 <= area.x1 and area.y0 <= box.y0 and box.y1 <= area.y1
             free = inside and not any(box.overlaps(other) for other in taken)
-            if free and not any(box.x0 - 3 <= x <= box.x1 + 3 and box.y0 - 2 <= y <= box.y1 + 2 for x, y in dots):
+            if free and not any(x0 - 3 <= box.x1 and box.x0 - 3 <= x1 and box.y0 - 2 <= y <= box.y1 + 2
+                                for x0, x1, y in bars):
                 chosen = label
                 break
             label.remove()

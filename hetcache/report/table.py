@@ -7,58 +7,57 @@ from html import escape
 from itertools import groupby
 
 from hetcache.benchmark.rows import Row
-from hetcache.benchmark.table import Column, columns
+from hetcache.benchmark.table import NONE, Column, columns
 
-TEXT = ("method", "setting")
+FOLDED = ("setting", "range")
+"""Columns that stand in small type below the one before them."""
 
 
 def table_html(rows: Sequence[Row]) -> str:
     """A scrolling table whose first column stays, and what its columns mean. A column without a value is dropped."""
-    shown = [column for column in columns() if column.name in TEXT or any(column.text(row) != "-" for row in rows)]
-    starts = _group_starts(shown)
+    shown = [column for column in columns() if any(column.text(row) != NONE for row in rows)]
+    heads = [column for column in shown if column.name not in FOLDED]
+    starts = {index for index in range(1, len(heads)) if heads[index].group != heads[index - 1].group}
     groups = "".join(
-        f'<th colspan="{len(list(members))}" class="first-of-group">{escape(group)}</th>'
-        for group, members in groupby(shown[2:], key=lambda column: column.group)
+        f'<th colspan="{len(list(members))}" class="start">{escape(group)}</th>'
+        for group, members in groupby(heads[1:], key=lambda column: column.group)
     )
-    head = "".join(
-        f'<th class="{_classes(column, index, starts)}" title="{escape(column.meaning)}">{escape(column.name)}</th>'
-        for index, column in enumerate(shown)
+    names = "".join(
+        f'<th{_start(index, starts)} title="{escape(column.meaning)}">{escape(column.name)}</th>'
+        for index, column in enumerate(heads) if index
     )
     body = "".join(_row(row, shown, starts) for row in rows)
     return (
-        '<div class="scroll"><table>\n<thead><tr class="groups"><th class="corner"></th><th></th>'
-        f"{groups}</tr><tr>{head}</tr></thead>\n<tbody>{body}</tbody>\n</table></div>\n{_meanings(shown)}"
+        '<div class="scroll"><table>\n<thead><tr class="groups"><th class="corner" rowspan="2">method</th>'
+        f"{groups}</tr><tr>{names}</tr></thead>\n<tbody>{body}</tbody>\n</table></div>\n{_meanings(shown)}"
     )
 
 
 def _row(row: Row, shown: Sequence[Column], starts: set[int]) -> str:
-    name = f"<th>{escape(str(row['method']))}</th>"
+    cells: list[tuple[str, str]] = []
+    for column in shown:
+        if column.name in FOLDED:
+            small = column.text(row)
+            told = small == NONE or (column.name == "setting" and _in_name(row))
+            cells[-1] = (cells[-1][0], "" if told else small)
+        else:
+            cells.append((column.text(row), ""))
+    texts = [escape(text) + (f"<small>{escape(small)}</small>" if small else "") for text, small in cells]
     if not row["runs"]:
-        return (f'<tr class="failed">{name}<td class="text setting">{escape(row["setting"])}</td>'
-                f'<td colspan="{len(shown) - 2}">failed: {escape(str(row.get("failed", "")))}</td></tr>')
-    cells = "".join(
-        f'<td class="{_classes(column, index, starts)}">{escape(column.text(row))}</td>'
-        for index, column in enumerate(shown) if index
-    )
+        message = f'failed: {escape(str(row.get("failed", "")))}'
+        return f'<tr class="failed"><th>{texts[0]}</th><td colspan="{len(texts) - 1}"><div>{message}</div></td></tr>'
     ours = ' class="ours"' if str(row["mode"]).startswith("hetcache") else ""
-    return f"<tr{ours}>{name}{cells}</tr>"
+    body = "".join(f"<td{_start(index, starts)}>{text}</td>" for index, text in enumerate(texts) if index)
+    return f"<tr{ours}><th>{texts[0]}</th>{body}</tr>"
 
 
-def _classes(column: Column, index: int, starts: set[int]) -> str:
-    names = []
-    if index == 0:
-        names.append("corner")
-    if column.name in TEXT:
-        names.append("text")
-    if column.name == "setting":
-        names.append("setting")
-    if index in starts:
-        names.append("first-of-group")
-    return " ".join(names)
+def _in_name(row: Row) -> bool:
+    """Does the method's name already say its setting, as in hetcache:cache_thresh=0.1 and steps:25?"""
+    return "=" in row["method"] or row["method"] == f"steps:{row['steps'][0]}"
 
 
-def _group_starts(shown: Sequence[Column]) -> set[int]:
-    return {index for index in range(2, len(shown)) if shown[index].group != shown[index - 1].group}
+def _start(index: int, starts: set[int]) -> str:
+    return ' class="start"' if index in starts else ""
 
 
 def _meanings(shown: Sequence[Column]) -> str:
