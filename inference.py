@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0 when the edit is written, 2 for input or settings that cannot be run, 130 after Ctrl-C."""
     try:
         args, config = parse(argv)
+        args.words = sys.argv[1:] if argv is None else argv
     except UsageError as error:
         return _fail(error)
     try:
@@ -140,6 +142,7 @@ def save(
         "peak_memory_gib": round(result.peak_memory_gib, 3),
         "outputs": {
             "video": str(output), "raw": str(raw) if raw else None, "record": str(output.with_suffix(".json")),
+            "report": str(output.with_suffix(".html")) if args.report else None,
         },
     }
     if args.compare:
@@ -148,6 +151,16 @@ def save(
             result.session.stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW
         )
     records.write_record(output.with_suffix(".json"), record)
+    if args.report:
+        from hetcache.report.run_page import run_html
+        from hetcache.video import atomic_output
+
+        page = run_html(
+            record, shlex.join(["python", "inference.py", *args.words]), clip, frames, context.classes,
+            result.session.trace.plans, results[1].frames_THWC if args.compare else None,
+        )
+        with atomic_output(output.with_suffix(".html")) as temporary:
+            temporary.write_text(page)
     print(records.table(records.summary_rows(record)))
     return 0
 

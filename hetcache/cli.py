@@ -138,6 +138,10 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="also run the baseline at the same seed; report the measured speed-up, PSNR and SSIM",
     )
     group.add_argument(
+        "--report", action="store_true",
+        help="also write a page beside the video (.html): before and after, every step, the tokens computed",
+    )
+    group.add_argument(
         "--plan", action="store_true",
         help="print the decision of every step and the expected speed-up without running the model",
     )
