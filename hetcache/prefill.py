@@ -1,5 +1,8 @@
 """Classical fill of the masked area before a video reaches a VACE model: a push-pull pyramid in space and time.
 
+Every level of the pyramid is relaxed towards a harmonic surface (each unknown value the mean of its neighbours), so
+that colours run smoothly from one border of the hole to the other.
+
 The VACE unit sends whatever lies under the mask to the model (its `reactive` half). This fill replaces it with an
 interpolation of what is around it in space and, where the mask moves, of what was seen there at other times; nothing
 of the original content under the mask can leak through.
@@ -32,7 +35,7 @@ def push_pull_fill(video_TCHW: Tensor, mask_T1HW: Tensor) -> Tensor:
     return torch.where(hole_T1HW, filled, video_TCHW)
 
 
-def _pull(value_BCTHW: Tensor, known_B1THW: Tensor) -> Tensor:
+def _pull(value_BCTHW: Tensor, known_B1THW: Tensor, sweeps: int = 4) -> Tensor:
     """Dense values from sparse ones: `value` is already multiplied by its weight `known` in 0..1."""
     size = value_BCTHW.shape[2:]
     if max(size) == 1:
@@ -40,10 +43,26 @@ def _pull(value_BCTHW: Tensor, known_B1THW: Tensor) -> Tensor:
     coarse_value, coarse_known = _halve(value_BCTHW), _halve(known_B1THW)
     # Half of a cell known is as good as all of it: weights saturate, so that near pixels win over far ones.
     gain = (2 * coarse_known).clamp_max(1) / coarse_known.clamp_min(1e-12)
-    coarse = _pull(coarse_value * gain, coarse_known * gain)
+    coarse = _pull(coarse_value * gain, coarse_known * gain, sweeps=16)
     padded = tuple(s + s % 2 if s > 1 else s for s in size)
     dense = F.interpolate(coarse, size=padded, mode="trilinear", align_corners=False)
-    return value_BCTHW + (1 - known_B1THW) * dense[..., : size[0], : size[1], : size[2]]
+    unknown = 1 - known_B1THW
+    dense = value_BCTHW + unknown * dense[..., : size[0], : size[1], : size[2]]
+    for _ in range(sweeps):
+        dense = value_BCTHW + unknown * _neighbour_mean(dense)
+    return dense
+
+
+def _neighbour_mean(x_BCTHW: Tensor) -> Tensor:
+    """Mean of a value and its six neighbours in space and time; borders repeat."""
+    total = x_BCTHW.clone()
+    for dim in (2, 3, 4):
+        size = x_BCTHW.shape[dim]
+        total.narrow(dim, 1, size - 1).add_(x_BCTHW.narrow(dim, 0, size - 1))
+        total.narrow(dim, 0, size - 1).add_(x_BCTHW.narrow(dim, 1, size - 1))
+        total.narrow(dim, 0, 1).add_(x_BCTHW.narrow(dim, 0, 1))
+        total.narrow(dim, size - 1, 1).add_(x_BCTHW.narrow(dim, size - 1, 1))
+    return total.div_(7)
 
 
 def _halve(x_BCTHW: Tensor) -> Tensor:
