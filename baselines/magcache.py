@@ -6,6 +6,7 @@ so the plan is static. The first R of the steps are always computed; a computed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def interpolate_ratios(ratios: Sequence[float], num_steps: int) -> list[float]:
 
 def plan_magcache(schedule: Schedule, config: MagCacheConfig, ratios: Sequence[float]) -> list[Decision]:
     """The decision of every step of one branch, before the run. The first step is always computed."""
-    retained = max(int(schedule.num_steps * config.magcache_retention), 1)
+    retained = max(math.ceil(schedule.num_steps * config.magcache_retention), 1)
     decisions: list[Decision] = []
     ratio, error, num_skips = 1.0, 0.0, 0
     for index, gamma in enumerate(interpolate_ratios(ratios, schedule.num_steps)):

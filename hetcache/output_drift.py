@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -30,8 +31,13 @@ class OutputDrift:
         assert self._accumulator is not None
         if self.decisions.leads(branch):
             change = self.rate.move(latents)
-            value = math.inf if change is None else self.rate.read(change)
-            self.decisions.set(step.index, self._accumulator.next(value))
+            if change is None:
+                decision = self._accumulator.next(math.inf)
+                reason = decision.reason if decision.signal is None else "no rate yet"
+                decision = replace(decision, reason=reason, signal=None, threshold=None)
+            else:
+                decision = self._accumulator.next(self.rate.read(change))
+            self.decisions.set(step.index, decision)
         return self.decisions.get(step.index)
 
     def observe(self, branch: Branch, latents: torch.Tensor, velocity: torch.Tensor) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from diffsynth_patches.apply import patched
-from hetcache.api import Branch, CacheManager, Compute, Decision
+from hetcache.api import Branch, CacheManager, Decision
 from hetcache.calibration import Calibration
 from hetcache.drift import Rescale
-from hetcache.linear_maps import LinearMaps
 from hetcache.modes import MODES, Mode, RunContext
 from hetcache.session import CacheSession
 from hetcache.tokens import TokenClasses, classify
@@ -63,21 +62,15 @@ def replay(
     return outputs, session
 
 
-def test_calibration(num_steps: int = 50, maps: LinearMaps | None = None) -> Calibration:
+def toy_calibration(num_steps: int = 50) -> Calibration:
     """The signal's own change, and magnitudes that fall by 0.4 % a step."""
     ratios = (1.0, *[0.996] * (num_steps - 1))
     identity = Rescale((1.0, 0.0))
-    calibration = Calibration("test", "tests", {"e0": identity, "e": identity}, None, {"cond": ratios})
-    if maps is not None:
-        object.__setattr__(calibration, "linear_maps", lambda: maps)
-    return calibration
+    return Calibration("test", "tests", {"e0": identity, "e": identity}, None, {"cond": ratios})
 
 
-test_calibration.__test__ = False  # type: ignore[attr-defined]
-
-
-def context(recording: Recording, maps: LinearMaps | None = None) -> RunContext:
-    return RunContext(recording.classes, lambda: test_calibration(maps=maps))
+def context(recording: Recording) -> RunContext:
+    return RunContext(recording.classes, toy_calibration)
 
 
 def build(mode: Mode | str, recording: Recording, **settings: Any) -> Any:
@@ -137,11 +130,3 @@ class FailsAt(CacheManager):
         if step.index == self.step_index:
             raise ArithmeticError("in mid-loop")
         return self.base.decide(step, hidden)
-
-
-def letters(session: CacheSession, branch: Branch) -> str:
-    return session.trace.decisions(branch)
-
-
-def computed(text: str) -> int:
-    return len(text) - text.count(Compute.REUSE.value)

@@ -100,7 +100,7 @@ def test_reuse_adds_the_residual_of_the_last_computed_step():
 def magcache_oracle(ratios, thresh, max_skips, retention):
     letters, err, n = "", [], 0
     for i, _ in enumerate(ratios):
-        if i < max(int(len(ratios) * retention), 1):
+        if i < len(ratios) * retention or i == 0:
             letters += "F"
             continue
         err.append(ratios[i])
@@ -123,6 +123,15 @@ def test_magcache_replays_the_published_vace_ratios(thresh, max_skips, num_compu
     assert len(ratios) == 50
     assert plan.count("F") == num_computed
     assert plan == magcache_oracle(ratios, thresh, max_skips, 0.2)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 33, 50])
+@pytest.mark.parametrize("retention", [0.0, 0.2, 1.0])
+def test_magcache_decides_as_the_oracle(num_steps, retention):
+    values = random.Random(num_steps)
+    ratios = [1.0, *(values.uniform(0.97, 1.02) for _ in range(num_steps - 1))] if num_steps > 1 else [1.0]
+    plan = plan_magcache(schedule(num_steps), MagCacheConfig(0.04, 2, retention), ratios)
+    assert decision_string(plan) == magcache_oracle(ratios, 0.04, 2, retention)
 
 
 def test_magcache_interpolates_to_the_nearest_index():

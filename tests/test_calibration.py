@@ -11,6 +11,7 @@ import pytest
 import torch
 from replay import build, record, replay
 
+from baselines.fastcache import FastCacheConfig, FastCacheManager
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from hetcache.api import Branch, Schedule
 from hetcache.calibration import FOLDER, CalibrationError, load_calibration
@@ -145,6 +146,9 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
     assert sorted(fits) == [("dit", 0), ("dit", 1), ("dit", 2), ("dit", 3), ("vace", 0), ("vace", 1)]
     maps = LinearMaps("test", {layer: fit.solve(16) for layer, fit in fits.items()})
     assert all(fits[layer].unexplained(fitted) < 0.5 for layer, fitted in maps.layers.items())
+    outputs, session = replay(recording, lambda branch: FastCacheManager(FastCacheConfig(), maps))
+    assert session.trace.accelerated and session.notes()["cond"]["estimate"] == "linear maps"
+    assert all(torch.isfinite(output).all() for output in outputs.values())
 
 
 @pytest.fixture(scope="module")

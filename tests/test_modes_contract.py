@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -166,6 +167,8 @@ def test_hetcache_can_decide_from_the_output(recording):
     assert decisions == session.trace.decisions(Branch.UNCOND)
     assert decisions[:2] == "FF" and decisions[-1] == "F" and "R" in decisions and "P" in decisions
     assert session.notes()["cond"]["host_syncs"] == NUM_STEPS - 2
+    signals = [r.signal for r in session.trace.records if r.signal is not None]
+    assert signals and all(math.isfinite(signal) for signal in signals)
     alone, _ = replay(recording, build("hetcache", recording, **settings), (Branch.COND,))
     assert_equal(alone, outputs)
     with pytest.raises(NotPlannable, match="--signal output"):
