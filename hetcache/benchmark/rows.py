@@ -12,7 +12,7 @@ from hetcache.benchmark.runner import Plan
 from hetcache.metrics.frame import mean_psnr, nan_mean
 
 STAGES = ("text", "vae_encode", "denoise", "vae_decode")
-REGIONS = (("all", "whole"), ("in_mask", "in mask"), ("seam", "seam"))
+REGIONS = (("in_mask", "in mask"), ("seam", "seam"), ("all", "whole"))
 METRICS = ("psnr", "ssim", "lpips")
 Row = dict[str, Any]
 

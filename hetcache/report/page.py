@@ -107,7 +107,7 @@ def _token_maps(maps: list[TokenMapPart]) -> str:
         "</div>"
         '<div class="pair"><figure><canvas data-classes></canvas><figcaption>'
         '<i class="swatch generative"></i>generative <i class="swatch margin"></i>margin '
-        '<i class="swatch context"></i>context <span data-class-counts></span></figcaption></figure>'
+        '<i class="swatch context"></i>context<span data-class-counts></span></figcaption></figure>'
         "<figure><canvas data-computed></canvas><figcaption data-computed-counts></figcaption></figure></div></div>"
     )
 

@@ -77,7 +77,7 @@ def pareto_svg(points: Sequence[Point], baseline_s: float | None, size: tuple[fl
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        _place_labels(figure, axes, points)
+        _place_labels(figure, axes, points, baseline_s)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
@@ -95,7 +95,7 @@ def _scatter(axes: Any, points: Sequence[Point]) -> None:
                      edgecolors="white", linewidths=0.8)
 
 
-def _place_labels(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+def _place_labels(figure: Any, axes: Any, points: Sequence[Point], baseline_s: float | None) -> None:
     """Each name at the first of eight places around its point where it covers nothing, else at the first."""
     figure.canvas.draw()
     area = axes.get_window_extent()
@@ -103,23 +103,30 @@ def _place_labels(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     for point in points:
         (x0, y), (x1, _) = axes.transData.transform([(point.low, point.psnr_db), (point.high, point.psnr_db)])
         bars.append((x0, x1, y))
+    lines = [] if baseline_s is None else [axes.transData.transform((baseline_s, 0))[0]]
     taken: list[Any] = []
     for point in sorted(points, key=lambda p: (p.kind != "ours", p.psnr_db)):
         colour = {"ours": OURS, "steps": STEPS}.get(point.kind, "#3b4753")
         chosen = None
         for dx, dy, ha, va in OFFSETS:
-            label = axes.annotate(point.name, (point.seconds, point.psnr_db), xytext=(dx, dy), fontsize=9,
-                                  textcoords="offset points", ha=ha, va=va, color=colour)
+            label = _label(axes, point, (dx, dy, ha, va), colour)
             box = label.get_window_extent(figure.canvas.get_renderer())
             inside = area.x0 <= box.x0 and box.x1 <= area.x1 and area.y0 <= box.y0 and box.y1 <= area.y1
             free = inside and not any(box.overlaps(other) for other in taken)
+            free = free and not any(box.x0 - 2 <= x <= box.x1 + 2 for x in lines)
             if free and not any(x0 - 3 <= box.x1 and box.x0 - 3 <= x1 and box.y0 - 2 <= y <= box.y1 + 2
                                 for x0, x1, y in bars):
                 chosen = label
                 break
             label.remove()
         if chosen is None:
-            dx, dy, ha, va = OFFSETS[0]
-            chosen = axes.annotate(point.name, (point.seconds, point.psnr_db), xytext=(dx, dy), fontsize=9,
-                                   textcoords="offset points", ha=ha, va=va, color=colour)
+            chosen = _label(axes, point, OFFSETS[0], colour)
         taken.append(chosen.get_window_extent(figure.canvas.get_renderer()))
+
+
+def _label(axes: Any, point: Point, place: tuple[int, int, str, str], colour: str) -> Any:
+    dx, dy, ha, va = place
+    return axes.annotate(
+        point.name, (point.seconds, point.psnr_db), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va,
+        fontsize=9, color=colour, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
+    )
