@@ -38,6 +38,7 @@ def main() -> None:
         stage.add_argument("--watch", dest="monitor", type=Path, help="folder of *.npy clips never trained on")
     dit.add_argument("--lr", type=float, default=2e-3)
     dit.add_argument("--keep", type=float, default=1.0, help="spread of the target around the model's mean, 0..1")
+    dit.add_argument("--keep-detail", type=float, default=1.0, help="the same for fine detail")
     dit.add_argument("--compile", action="store_true", help="torch.compile the block")
     vae.add_argument("--freeze-encoder", action="store_true", help="train the decoder only")
     options = parser.parse_args()
@@ -77,6 +78,7 @@ def main() -> None:
         from diffsynth_patches.tiny import TinyConfig
 
         train_dit(DitTraining(options.data, options.out, options.minutes, lr=options.lr, keep=options.keep,
+                              keep_detail=options.keep_detail,
                               monitor=options.monitor, device=options.device, compile=options.compile), TinyConfig())
 
 

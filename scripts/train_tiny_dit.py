@@ -45,6 +45,7 @@ class DitTraining:
     caption_dropout: float = 0.15
     reuse: int = 3
     keep: float = 1.0
+    keep_detail: float = 1.0
     monitor: Path | None = None
     device: str = "cpu"
     compile: bool = False
@@ -136,13 +137,28 @@ def flow_loss(model: nn.Module, batch: tuple[Tensor, ...], sigma_B: Tensor, cont
     return (error * weight).sum() / weight.sum(), inside.detach(), outside.detach()
 
 
+def keep_per_channel(vae: nn.Module, keep: float, keep_detail: float) -> Tensor:
+    """`keep_detail` for channels that carry fine, still luminance detail, `keep` for colour, shading and motion.
+
+    Errors of the first kind look like texture, those of the second like patches and flicker. What a channel carries is
+    read off the linear decoder, whose columns are patterns of 3 colours x 4 frames x 8x8 pixels.
+    """
+    pattern = vae.decoder.linear.weight.detach().float().cpu().view(3, 4, 8, 8, -1)
+    energy = pattern.square().sum((0, 1, 2, 3))
+    still = pattern.mean(1).square().sum((0, 1, 2)) * 4 / energy
+    luma = pattern.mean(0).square().sum((0, 1, 2)) * 3 / energy
+    coarse = pattern.unflatten(3, (2, 4)).unflatten(2, (2, 4)).mean((1, 3, 5)).square().sum((0, 1, 2)) * 64 / energy
+    return keep + (keep_detail - keep) * still * luma * (1 - coarse)
+
+
 @torch.no_grad()
-def blend_towards_mean(model: nn.Module, samples: list[dict], keep: float, device: str) -> None:
-    """Moves each target inside the mask towards the model's own mean prediction: x <- E + keep (x - E).
+def blend_towards_mean(model: nn.Module, samples: list[dict], keep_C: Tensor, device: str) -> None:
+    """Moves each target inside the mask towards the model's own mean prediction: x <- E + keep (x - E) per channel.
 
     At sigma 1 the input is noise alone, so the flow's answer there is the expected clip. Blending keeps that mean and
     shrinks the spread around it: a lower-entropy target that a small network can meet.
     """
+    keep = keep_C.view(1, -1, 1, 1, 1)
     x, vace, mask, ids, id_mask = stack(samples, np.random.default_rng(0), 0.0, device)
     noise = torch.randn_like(x)
     sigma = torch.ones(len(samples), device=device)
@@ -185,8 +201,10 @@ def train_dit(options: DitTraining, config: TinyConfig) -> None:
     watched = _watched(vae, options) if rank == 0 and options.monitor else []
     smooth = None
     if options.keep < 1:
+        keep_C = keep_per_channel(vae, options.keep, options.keep_detail).to(options.device)
+
         def smooth(fresh):
-            blend_towards_mean(ema.module, fresh, options.keep, options.device)
+            blend_towards_mean(ema.module, fresh, keep_C, options.device)
     progress, next_save = clock.tick(), clock.used_s + 180
     sums = torch.zeros(3)
     while progress < 1:
