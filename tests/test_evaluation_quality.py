@@ -320,6 +320,27 @@ def test_batch_goes_on_past_bad_pairs(quality, tmp_path, no_weights):
     assert [row["name"] for row in rows] == ["a", "b", "mean"] and float(rows[0]["psnr"]) == values[0]
 
 
+def test_an_interrupted_batch_keeps_its_figures(quality, tmp_path, monkeypatch):
+    from hetcache.metrics import quality as module
+
+    for name in "abc":
+        write_lossless(tmp_path / f"{name}.mkv", moving_frames(3))
+        write_lossless(tmp_path / f"{name}_m.mkv", noisy(moving_frames(3)))
+    real = module.compare
+
+    def interrupted(job, *args):
+        if job.name == "b":
+            raise KeyboardInterrupt
+        return real(job, *args)
+
+    monkeypatch.setattr(module, "compare", interrupted)
+    args = ("--gt-dir", tmp_path, "--pred-dir", tmp_path, "--method", "m", "--metrics", "psnr")
+    code, out, err = quality(*args, "--output", tmp_path / "r.json")
+    assert code == 1 and "PSNR dB" in out
+    assert "failed: b: interrupted" in err and "failed: c: interrupted" in err
+    assert [row["name"] for row in strict_json(tmp_path / "r.json")["per_video"]] == ["a"]
+
+
 def test_weights_that_were_named_but_are_not_there(quality, tmp_path, no_weights):
     """The other metrics are measured, and the exit code tells."""
     folder = tmp_path / "v"

@@ -104,9 +104,11 @@ def evaluate(
 ) -> Quality:
     """Measure every job into `quality`; one that cannot be measured becomes a failure and the rest go on.
 
+    An interruption (Ctrl-C) makes failures of the jobs that are left and keeps the figures of the others.
+
     `progress(name, done, total)` is called with numbers of frames.
     """
-    for job in jobs:
+    for position, job in enumerate(jobs):
 
         def report(done: int, total: int, name: str = job.name) -> None:
             if progress:
@@ -117,6 +119,10 @@ def evaluate(
         except (ValueError, OSError, RuntimeError) as error:
             # RuntimeError: a device that runs out of memory on one video should not cost the others.
             quality.failures.append((job.name, one_line(error)))
+        except KeyboardInterrupt:
+            # What took hours before the interruption is still reported.
+            quality.failures += [(left.name, "interrupted before it was measured") for left in jobs[position:]]
+            break
     for against in AGAINST:
         chosen = [result for result in quality.results if result.against == against]
         if chosen:
