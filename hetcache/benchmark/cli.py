@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hetcache.models import MODELS
 
-QUICK = {"frames": 9, "steps": 12, "repeats": 1}
-CPU_DEFAULT = {"frames": 17, "steps": 30, "repeats": 2}
+QUICK = {"frames": 9, "steps": 20, "repeats": 1}
+CPU_DEFAULT = {"frames": 17, "steps": 50, "repeats": 2}
 CUDA_DEFAULT = {"frames": 33, "steps": 50, "repeats": 3}
 
 DESCRIPTION = """Compare every method on this machine; writes report.html, table.md and benchmark.json.

@@ -144,7 +144,7 @@ function tokens(root) {
     const count = [0, 0, 0];
     for (const letter of map.labels) count[Number(letter)]++;
     const share = n => `${Math.round(100 * n / total)} %`;
-    find("class-counts").textContent = `: ${share(count[2])}, ${share(count[1])}, ${share(count[0])} of ${total} tokens`;
+    root.querySelectorAll("[data-count]").forEach(span => { span.textContent = share(count[span.dataset.count]); });
     const computed = steps.length ? bits(map.rows[steps[step.value]]) : () => 1;
     const done = [0, 0, 0];
     for (let index = 0; index < total; index++) if (computed(index)) done[Number(map.labels[index])]++;

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from hetcache.report.text import breakable
 from hetcache.report.timeline import Timeline, timelines_html
 from hetcache.report.viewer import Viewer, viewer_html
 
@@ -75,7 +76,7 @@ def render(page: Page) -> str:
 
 def _header(page: Page) -> str:
     cards = "".join(
-        f'<div class="card"><b>{escape(card.figure)}</b><span>{escape(card.label)}</span>'
+        f'<div class="card"><b>{escape(card.figure)}</b><span>{breakable(card.label)}</span>'
         f"<small>{escape(card.note)}</small></div>"
         for card in page.cards
     )
@@ -106,8 +107,9 @@ def _token_maps(maps: list[TokenMapPart]) -> str:
         '<label>latent frame <input type="range" data-frame min="0" value="0"><output data-frame-name></output></label>'
         "</div>"
         '<div class="pair"><figure><canvas data-classes></canvas><figcaption>'
-        '<i class="swatch generative"></i>generative <i class="swatch margin"></i>margin '
-        '<i class="swatch context"></i>context<span data-class-counts></span></figcaption></figure>'
+        '<i class="swatch generative"></i>generative <span data-count="2"></span>'
+        '<i class="swatch margin"></i>margin <span data-count="1"></span>'
+        '<i class="swatch context"></i>context <span data-count="0"></span></figcaption></figure>'
         "<figure><canvas data-computed></canvas><figcaption data-computed-counts></figcaption></figure></div></div>"
     )
 
@@ -119,7 +121,7 @@ def _facts(facts: list[tuple[str, str]]) -> str:
 
 def _commands(commands: list[tuple[str, str]]) -> str:
     return "".join(
-        f'<div class="command"><span>{escape(name)}</span><code>{escape(command)}</code>'
+        f'<div class="command"><span>{breakable(name)}</span><code>{escape(command)}</code>'
         '<button type="button" data-copy>copy</button></div>'
         for name, command in commands
     )

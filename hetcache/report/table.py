@@ -8,6 +8,7 @@ from itertools import groupby
 
 from hetcache.benchmark.rows import Row
 from hetcache.benchmark.table import NONE, Column, columns
+from hetcache.report.text import breakable
 
 FOLDED = ("setting", "range")
 """Columns that stand in small type below the one before them."""
@@ -42,7 +43,7 @@ def _row(row: Row, shown: Sequence[Column], starts: set[int]) -> str:
             cells[-1] = (cells[-1][0], "" if told else small)
         else:
             cells.append((column.text(row), ""))
-    texts = [escape(text) + (f"<small>{escape(small)}</small>" if small else "") for text, small in cells]
+    texts = [breakable(text) + (f"<small>{escape(small)}</small>" if small else "") for text, small in cells]
     if not row["runs"]:
         message = f'failed: {escape(str(row.get("failed", "")))}'
         return f'<tr class="failed"><th>{texts[0]}</th><td colspan="{len(texts) - 1}"><div>{message}</div></td></tr>'

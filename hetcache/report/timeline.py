@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from hetcache.report.text import breakable
+
 WIDTH, HEIGHT = 1000.0, 40.0
 SLIVER = 0.06
 """The least height of a column: a reused step must be seen, too."""
@@ -41,7 +43,7 @@ def branch_timelines(name: str, record: Mapping[str, Any]) -> list[Timeline]:
 
 def timelines_html(timelines: Sequence[Timeline]) -> str:
     rows = "".join(
-        f'<div class="line"><span class="name">{escape(line.name)}</span>{_strip(line)}'
+        f'<div class="line"><span class="name">{breakable(line.name)}</span>{_strip(line)}'
         f'<span class="counts">{escape(line.note)}</span></div>'
         for line in timelines
     )
