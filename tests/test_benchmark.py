@@ -216,7 +216,7 @@ def test_outputs_are_written_and_published_under_a_dated_name(tmp_path):
     run(plan, store)
     day = date(2026, 1, 2)
     paths, text = write_outputs(tmp_path / "out", plan, store, "tiny", "bash x", day, tmp_path / "docs")
-    assert {path.name for path in paths} >= {"benchmark.json", "table.md", "2026-01-02-tiny-cpu-2-cores.html"}
+    assert {path.name for path in paths} >= {"benchmark.json", "table.md", "2026-01-02-tiny-cpu-2-cores.md"}
     document = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert [row["method"] for row in document["rows"]] == ["baseline", "teacache", "hetcache", "steps:hetcache"]
     assert set(document["rows_by_video"]) == {"v0", "v1"}
