@@ -84,6 +84,7 @@ def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any,
     from hetcache.clip import check_frame_count, check_side
     from hetcache.job import EditSettings
     from hetcache.models import choose_model, model_info
+    from hetcache.record import hardware, package_versions
 
     check_frame_count(args.frames)
     for side in ("height", "width"):
@@ -111,6 +112,7 @@ def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any,
         "model": facts_of_weights(model), "random": args.random_weights, "decisions": decisions, "device": device,
         "dtype": str(dtype), "frames": args.frames, "size": [args.height, args.width], "code": facts_of_code(),
         **{key: value for key, value in asdict(edit).items() if key != "seed"},
+        "hardware": hardware(device), "versions": package_versions(),
         "model_name": model if info.repository or model == "tiny" else shown_path(Path(model)),
         "flags": passed_on(args),
     }

@@ -95,7 +95,7 @@ def page_markdown(document: Mapping[str, Any]) -> str:
     """The table with its settings, for a reader of the repository."""
     lines = [f"# {document['title']}", "", document["lead"], ""]
     lines += [f"- {line}" for line in document["warnings"]]
-    lines += ["", markdown(document["rows"]), ""]
+    lines += ["", markdown(document["rows"], brief=True), "", "## All columns", "", markdown(document["rows"]), ""]
     lines += [f"- {line}" for line in failures(document["rows"])]
     for name, rows in document["rows_by_video"].items():
         lines += [f"## {name}", "", markdown(rows), ""]

@@ -125,7 +125,9 @@ class _Process:
             self.observe(Event("skip", cell, repeat))
             return
         if repeat and self.store.run(cell, 0) is None:
-            return  # its first run failed in this process: the others would, too
+            # Its first run failed in this process: the others would, too.
+            self.observe(Event("fail", cell, repeat, self.store.failure(cell)))
+            return
         try:
             self._prepare(cell)
             self.observe(Event("run", cell, repeat))
@@ -136,8 +138,7 @@ class _Process:
             self.observe(Event("done", cell, repeat, record))
 
     def cannot(self, cell: Cell, repeat: int) -> None:
-        if repeat == 0:
-            self.fail(cell, repeat, ValueError(f"{cell.method.matches}, whose FLOPs decide the steps, has no run"))
+        self.fail(cell, repeat, ValueError(f"{cell.method.matches}, whose FLOPs decide the steps, has no run"))
 
     def fail(self, cell: Cell, repeat: int, error: Exception) -> None:
         message = " ".join(str(error).split()) or type(error).__name__

@@ -122,7 +122,7 @@ def columns() -> list[Column]:
 def plain(rows: list[Row]) -> str:
     """The brief columns, aligned, with failures spelled out below."""
     shown = [column for column in columns() if column.brief]
-    head = [" ".join(part for part in (_short(column.group), column.name) if part) for column in shown]
+    head = [_head(column) for column in shown]
     lines = [head, *([column.text(row) for column in shown] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
     text = [
@@ -133,11 +133,12 @@ def plain(rows: list[Row]) -> str:
     return "\n".join([*text, *failures(rows)])
 
 
-def markdown(rows: list[Row]) -> str:
-    """All columns as a Markdown table."""
-    shown = columns()
-    head = ["<br>".join(part for part in (column.group, column.name) if part) for column in shown]
-    lines = [head, ["---", "---", *["---:"] * (len(shown) - 2)], *([c.text(row) for c in shown] for row in rows)]
+def markdown(rows: list[Row], brief: bool = False) -> str:
+    """All columns, or the brief ones, as a Markdown table."""
+    shown = [column for column in columns() if column.brief or not brief]
+    head = [_head(column) if brief else "<br>".join(filter(None, (column.group, column.name))) for column in shown]
+    rule = ["---" if column.name in ("method", "setting") else "---:" for column in shown]
+    lines = [head, rule, *([column.text(row) for column in shown] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -146,13 +147,15 @@ def failures(rows: list[Row]) -> list[str]:
     lines = []
     for row in rows:
         if "failed" in row:
-            some = f"{row['cells_planned'] - row['cells']} of {row['cells_planned']} cells" if row["runs"] else "FAILED"
-            lines.append(f"{row['method']}: {some}: {row['failed']}")
+            state = f"FAILED after {row['runs']} finished runs" if row["runs"] else "FAILED"
+            lines.append(f"{row['method']}: {state}: {row['failed']}")
         elif not row["accelerated"] and row["mode"] != "baseline":
             lines.append(f"{row['method']}: NOT ACCELERATED, it computed every step in full at these settings")
     return lines
 
 
-def _short(group: str) -> str:
-    return {"steps": "", "work": "FLOPs", "denoising": "denoise", "end to end": "whole",
-            "against uncached: in mask": "in-mask"}.get(group, group)
+def _head(column: Column) -> str:
+    """A short heading that needs no group above it."""
+    group = {"steps": "", "work": "FLOPs", "denoising": "denoise", "end to end": "whole",
+            "against uncached: in mask": "in-mask"}.get(column.group, column.group)
+    return " ".join(part for part in (group, column.name) if part)
