@@ -232,8 +232,8 @@ HETCACHE_TOKENS = replace(HETCACHE, build=_build_hetcache_tokens, plan=_plan_het
 PRESETS = (
     preset("teacache_slow", TEACACHE, cache_thresh=0.05),
     preset("teacache_fast", TEACACHE, cache_thresh=0.08),
-    preset("hetcache_slow", HETCACHE, cache_thresh=0.02),
-    preset("hetcache_fast", HETCACHE, cache_thresh=0.05),
+    preset("hetcache_slow", HETCACHE, cache_thresh=0.03),
+    preset("hetcache_fast", HETCACHE, cache_thresh=0.08),
 )
 
 MODES: dict[str, Mode] = {
