@@ -79,8 +79,10 @@ def record_of(cell, letters):
 
 
 def frames_of(cell):
+    """Noise that grows brighter from frame to frame, the same for every method."""
     rng = np.random.default_rng(cell.seed)
-    return rng.integers(0, 255, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    noise = rng.integers(0, 40, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return noise + np.arange(0, 50 * FRAMES, 50, dtype=np.uint8)[:, None, None, None]
 
 
 def make_plan(folder, modes=("teacache", "hetcache", "steps:hetcache"), seeds=(0, 1), repeats=2, videos=1):

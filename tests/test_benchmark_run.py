@@ -13,6 +13,9 @@ import torch
 
 from hetcache.video import write_video
 
+# Every step between the first and the last is partial, whatever the model's calibration says.
+PARTIAL = {"cache_thresh": 1e-6, "refresh_band": 1e9, "margin_ratio": 0.1}
+METHOD = "hetcache:" + ",".join(f"{name}={value}" for name, value in PARTIAL.items())
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import benchmark  # noqa: E402
@@ -60,17 +63,17 @@ def words(clip, toy, output, *extra):
 
 def test_the_command_compares_writes_and_resumes(clip, toy, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
-    modes = ["--modes", "hetcache:cache_thresh=0.5", "pab", "steps:hetcache:cache_thresh=0.5"]
+    modes = ["--modes", METHOD, "pab", f"steps:{METHOD}"]
     assert benchmark.main(words(clip, toy, tmp_path, *modes)) == 0
     shown = capsys.readouterr().out
     assert "in-mask PSNR" in shown
     document = json.loads((tmp_path / "benchmark.json").read_text())
     rows = {row["method"]: row for row in document["rows"]}
     assert rows["baseline"]["flops_ratio"] == rows["baseline"]["speedup"] == 1.0
-    assert rows["hetcache:cache_thresh=0.5"]["partial"] > 0
-    assert rows["hetcache:cache_thresh=0.5"]["flops_ratio"] > 1
-    assert rows["hetcache:cache_thresh=0.5"]["cache_bytes"] > 0
-    assert rows["steps:hetcache:cache_thresh=0.5"]["full"] < 5
+    assert rows[METHOD]["partial"] == 3
+    assert rows[METHOD]["flops_ratio"] > 1
+    assert rows[METHOD]["cache_bytes"] > 0
+    assert rows[f"steps:{METHOD}"]["full"] < 5
     assert rows["pab"]["quality"]["baseline"]["in_mask"]["psnr"] > 10
     assert rows["pab"]["quality"]["source"]["all"]["psnr"] > 3
     assert all(row["vae_encode_s"] > 0 and row["vae_decode_s"] > 0 for row in document["rows"])
@@ -148,12 +151,13 @@ def test_steady_decisions_fit_the_rule():
 
 def test_inference_writes_the_same_page_for_one_run(clip, toy, tmp_path, capsys):
     output = tmp_path / "out.mp4"
-    arguments = ["--mode", "hetcache", "--cache-thresh", "0.5", "--video", str(clip / "videos/v.mp4"), "--mask",
+    settings = [word for name, value in PARTIAL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = ["--mode", "hetcache", *settings, "--video", str(clip / "videos/v.mp4"), "--mask",
                  str(clip / "masks/v.mp4"), "--model", str(toy), "--frames", "5", "--steps", "5", "--height", "64",
                  "--width", "96", "--output", str(output), "--report", "--compare"]
     assert inference.main(arguments) == 0
     page = output.with_suffix(".html").read_text()
-    for text in ("before | after", "Steps", "Tokens", "Environment", "--cache-thresh 0.5", "faster denoising"):
+    for text in ("before | after", "Steps", "Tokens", "Environment", "<i>--cache-thresh</i>", "faster denoising"):
         assert text in page
     assert str(output.with_suffix(".html")) in capsys.readouterr().out
     record = json.loads(output.with_suffix(".json").read_text())

@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -59,8 +61,8 @@ def test_the_page_asks_for_nothing_outside_itself(page):
 
 def test_the_page_holds_every_part(page):
     for text in ("Methods", "Quality against time", "Side by side", "Steps", "Tokens", "Environment", "Commands",
-                 "teacache ran out of luck", "fake cpu", "python inference.py --mode hetcache", "data:video/mp4",
-                 "data:image/svg+xml"):
+                 "teacache ran out of luck", "fake cpu", "<i>inference.py</i> <i>--mode</i> <i>hetcache</i>",
+                 "data:video/mp4", "data:image/svg+xml"):
         assert text in page
     for method in ("baseline", "teacache", "hetcache", "steps:hetcache"):
         assert f"<th>{breakable(method)}" in page
@@ -160,3 +162,64 @@ def test_a_browser_draws_the_page_without_errors(page, width, tmp_path):
     subprocess.run([*common, f"--screenshot={picture}", url], capture_output=True, timeout=120, check=True)
     image = np.asarray(Image.open(picture).convert("RGB"))[:, :width]
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 500
+
+
+SCRUB = """<script>
+const root = document.querySelector("[data-viewer]"), scrub = root.querySelector("[data-scrub]");
+const drawn = () => [...root.querySelectorAll("canvas")].slice(0, 5).map(canvas =>
+  canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.reduce((sum, value) => sum + value, 0));
+const until = test => new Promise(done => { const timer = setInterval(() => {
+  if (test()) { clearInterval(timer); done(); } }, 50); });
+(async () => {
+  await until(() => drawn()[2] > 0);
+  const first = drawn();
+  scrub.value = 3;
+  scrub.dispatchEvent(new Event("input"));
+  await until(() => Math.abs(drawn()[2] - first[2]) > 0.1 * first[2]);
+  const now = drawn();
+  const close = (a, b) => Math.abs(a - b) < 0.02 * a;
+  document.body.dataset.same = close(now[2], now[3]) && close(now[2], now[4]) && !close(now[2], first[2]);
+  document.body.dataset.frame = root.querySelector("[data-frame-name]").textContent;
+  fetch("/done");
+})();
+</script><img src="/held">"""
+
+
+class Held(BaseHTTPRequestHandler):
+    """Serves the page and holds its last image back until the page's script has finished: the browser's load event,
+    after which it prints the document, waits for it."""
+
+    page = b""
+    done = threading.Event()
+
+    def do_GET(self):
+        if self.path == "/held":
+            self.done.wait(45)
+        elif self.path == "/done":
+            self.done.set()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(self.page if self.path == "/" else b"")
+
+    def log_message(self, format, *args):
+        pass
+
+
+@NEEDS_CHROMIUM
+def test_scrubbing_moves_all_videos_to_the_same_frame(page, tmp_path):
+    # The fake methods all give the same frames, so panels in step show the same picture.
+    Held.page = page.replace("</body>", SCRUB + "</body>").encode()
+    Held.done.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Held)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        dom = subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom",
+             "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+             f"http://127.0.0.1:{server.server_port}/"], capture_output=True, text=True, timeout=120,
+        ).stdout
+    finally:
+        server.shutdown()
+    seen = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<body[^>]*>", dom).group()))
+    assert seen == {"same": "true", "frame": "4 / 5"}

@@ -65,7 +65,7 @@ def _seconds(value: float) -> str:
 
 
 def _pflops(value: float) -> str:
-    return f"{value:.3g}" if value >= 1e-2 else f"{value:.2e}"
+    return f"{value:.3g}"
 
 
 def _spread(stage: str) -> Value:

@@ -62,7 +62,7 @@ function viewer(root) {
   }
   poster.onload = draw;
   poster.src = data.poster;
-  video.onloadeddata = () => { ready = true; seek(0); draw(); };
+  video.onloadeddata = () => { ready = true; seek(Number(scrub.value)); draw(); };
   video.onseeked = draw;
   video.onerror = () => { play.disabled = true; name.textContent = "this browser cannot play H.264"; };
   video.src = data.video;

@@ -121,10 +121,15 @@ def _facts(facts: list[tuple[str, str]]) -> str:
 
 def _commands(commands: list[tuple[str, str]]) -> str:
     return "".join(
-        f'<div class="command"><span>{breakable(name)}</span><code>{escape(command)}</code>'
+        f'<div class="command"><span>{breakable(name)}</span><code>{_unbroken(command)}</code>'
         '<button type="button" data-copy>copy</button></div>'
         for name, command in commands
     )
+
+
+def _unbroken(command: str) -> str:
+    """A command that wraps between its words only: browsers also break after the hyphens of a flag."""
+    return " ".join(f"<i>{escape(word)}</i>" for word in command.split(" "))
 
 
 def _json(value: Any) -> str:
