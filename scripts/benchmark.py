@@ -168,8 +168,8 @@ def make_executor(args: Namespace, plan: Plan, settings: Any, info: Any, model: 
             lpips = load_lpips(device=device)
         except MetricError as error:
             print(f"LPIPS is not measured: {error}")
-        for line in quality.missing(lpips)[:1]:
-            print(line)
+        if not quality.has_ssim():
+            print("SSIM is not measured: run `pip install scikit-image`")
 
     def load() -> Any:
         if args.random_weights:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +32,7 @@ def judge(
 def _compare(
     frames: Frames, other: Frames, parts: dict[str, NDArray[np.bool_]], lpips: Lpips | None
 ) -> dict[str, dict[str, float]]:
-    meter = FrameMeter(_metrics(), lpips)
+    meter = FrameMeter(frozenset({"psnr", "ssim"} if has_ssim() else {"psnr"}), lpips)
     meter.update(frames, other, parts)
     return {
         region: {name: value for name, value in values.items() if not math.isnan(value)}
@@ -42,19 +40,10 @@ def _compare(
     }
 
 
-def _metrics() -> frozenset[str]:
+def has_ssim() -> bool:
+    """Is scikit-image installed?"""
     try:
         import skimage.metrics  # noqa: F401 - only whether it is there
     except ImportError:
-        return frozenset({"psnr"})
-    return frozenset({"psnr", "ssim"})
-
-
-def missing(lpips: Any) -> list[str]:
-    """What will not be measured, one line each with the command that mends it."""
-    lines = []
-    if "ssim" not in _metrics():
-        lines.append("SSIM is not measured: pip install scikit-image")
-    if lpips is None:
-        lines.append("LPIPS is not measured: pip install lpips, then python scripts/fetch_weights.py lpips")
-    return lines
+        return False
+    return True
