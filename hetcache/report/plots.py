@@ -15,6 +15,8 @@ OFFSETS = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 9, "center"
            (0, -9, "center", "top"), (8, 10, "left", "bottom"), (8, -10, "left", "top"),
            (-8, 10, "right", "bottom"), (-8, -10, "right", "top"))
 
+LONGEST_LABEL = 30
+
 
 @dataclass(frozen=True)
 class Point:
@@ -126,7 +128,10 @@ def _place_labels(figure: Any, axes: Any, points: Sequence[Point], baseline_s: f
 
 def _label(axes: Any, point: Point, place: tuple[int, int, str, str], colour: str) -> Any:
     dx, dy, ha, va = place
-    return axes.annotate(
-        point.name, (point.seconds, point.psnr_db), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va,
+    name = point.name if len(point.name) <= LONGEST_LABEL else point.name[: LONGEST_LABEL - 3] + "..."
+    label = axes.annotate(
+        name, (point.seconds, point.psnr_db), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va,
         fontsize=9, color=colour, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
     )
+    label.set_in_layout(False)  # a long name must not squeeze the axes
+    return label
