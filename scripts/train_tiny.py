@@ -28,6 +28,7 @@ def main() -> None:
     export = stages.add_parser("export", help="write float16 safetensors")
     export.add_argument("--to", type=Path, default=Path(__file__).resolve().parent.parent / "data" / "tiny")
     export.add_argument("--note", default="see docs/embedded-model.md", help="stored as metadata: the training data")
+    export.add_argument("--raw", action="store_true", help="the last weights, not their average")
     plot = stages.add_parser("plot", help="draw the loss curves")
     plot.add_argument("--to", type=Path, required=True, help="a PNG or JPEG file")
     for stage in (vae, dit, freeze, export, plot):
@@ -67,7 +68,7 @@ def main() -> None:
 
         from diffsynth_patches.tiny import TinyConfig
 
-        print(run_export(options.out, options.to, TinyConfig(), options.note))
+        print(run_export(options.out, options.to, TinyConfig(), options.note, options.raw))
     elif options.stage == "plot":
         from export_tiny import plot_logs
 
