@@ -9,12 +9,12 @@ import torch
 from diffsynth.configs import VRAM_MANAGEMENT_MODULE_MAPS
 from diffsynth.core.vram.layers import AutoWrappedModule, enable_vram_management
 from diffsynth.models.model_loader import ModelPool
+from test_hetcache import hetcache_session
+from test_parity import baseline, run
 
 from diffsynth_patches.apply import patched
 from hetcache.api import Branch
 from hetcache.session import CacheSession
-from test_hetcache import hetcache_session
-from test_parity import baseline, run
 
 
 @pytest.fixture
