@@ -57,8 +57,14 @@ def plot_logs(out: Path, image: Path) -> None:
 
 
 def _read_log(path: Path) -> list[dict[str, str]]:
+    """Rows of a log; a run resumed from a checkpoint replaces what came after that checkpoint."""
+    rows: list[dict[str, str]] = []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        for row in csv.DictReader(file):
+            while rows and float(rows[-1]["used_s"]) > float(row["used_s"]):
+                rows.pop()
+            rows.append(row)
+    return rows
 
 
 def _curve(axes, rows: list[dict[str, str]], key: str, label: str) -> None:

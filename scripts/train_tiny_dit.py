@@ -206,7 +206,7 @@ def train_dit(options: DitTraining, config: TinyConfig) -> None:
         def smooth(fresh):
             blend_towards_mean(ema.module, fresh, keep_C, options.device)
     progress, next_save = clock.tick(), clock.used_s + 180
-    sums = torch.zeros(3)
+    sums, count = torch.zeros(3), 0
     while progress < 1:
         factor = schedule(progress, cooldown_from=0.6)
         for optimizer in optimizers:
@@ -227,11 +227,12 @@ def train_dit(options: DitTraining, config: TinyConfig) -> None:
         step += 1
         progress = clock.tick()
         sums += torch.stack([inside.cpu(), outside.cpu(), torch.tensor(norm)])
+        count += 1
         if rank == 0 and step % 20 == 0:
-            log.row(step=step, used_s=clock.used_s, loss_mask=float(sums[0] / 20), loss_context=float(sums[1] / 20),
-                    norm=float(sums[2] / 20), lr=factor, watched="")
-        if step % 20 == 0:
-            sums.zero_()
+            means = (sums / count).tolist()
+            log.row(step=step, used_s=clock.used_s, loss_mask=means[0], loss_context=means[1], norm=means[2],
+                    lr=factor, watched="")
+            sums, count = torch.zeros(3), 0
         if rank == 0 and (clock.used_s > next_save or progress >= 1):
             next_save = clock.used_s + 180
             state = {"model": model.state_dict(), "ema": ema.module.state_dict(), "step": step,
