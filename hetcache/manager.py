@@ -46,7 +46,7 @@ class HetCacheConfig:
     refresh_band: float = setting(6.0, "rule 'dual': a computed step is partial iff D < refresh_band * delta")
     max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
     context_kv: str = setting(
-        "cached", "keys and values of tokens that a partial step does not compute: 'cached' from the last full "
+        "sampled", "keys and values of tokens that a partial step does not compute: 'cached' from the last full "
         "step, or none ('sampled', needs no K/V memory)", choices=("cached", "sampled")
     )
     partial_vace: str = setting(

@@ -278,8 +278,8 @@ def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, b
         "pab": 2 * blocks * tokens,
         "pab_teacache": 2 * blocks * tokens + tokens,
         "fastcache": 2 * blocks * tokens,
-        "hetcache": 2 * blocks * tokens + tokens,
-        "hetcache_teacache": 2 * blocks * tokens + 2 * tokens,
+        "hetcache": tokens,
+        "hetcache_teacache": 2 * tokens,
     }.get(name)
 
 
