@@ -114,10 +114,12 @@ except VideoError as error:
 
 @pytest.mark.parametrize(("number", "clean"), [(signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_a_killed_writer_leaves_the_output(existing: Path, number: signal.Signals, clean: bool) -> None:
+    # A shell's background job ignores SIGINT and hands that down: the child takes Python's own handler back.
     program = """
-import sys, time
+import signal, sys, time
 import numpy as np
 from hetcache.video import write_video
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def frames():
     for index in range(1000):
         yield np.full((48, 64, 3), index % 256, np.uint8)
