@@ -15,9 +15,7 @@ import torch
 from baselines.teacache import TeaCacheConfig, plan_teacache
 from hetcache.api import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.drift import ChangeEstimator
-from hetcache.store import FeatureStore
-
-RESIDUAL = ("stack", 0, "residual")
+from hetcache.store import RESIDUAL, FeatureStore
 
 
 def composed_config(base: type) -> type:

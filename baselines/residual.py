@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 from hetcache.api import CacheManager, Decision, Hidden, Step
-from hetcache.store import FeatureStore
-
-RESIDUAL = ("stack", 0, "residual")
+from hetcache.store import RESIDUAL, FeatureStore
 
 
 class StackResidualManager(CacheManager):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from diffsynth_patches.compat import check_pipeline, check_version
 from diffsynth_patches.forward import CachedForward, static_schedule
-from hetcache.session import CacheSession
+from hetcache.session import CacheSession, now_ms
 
 STAGE_OF_UNIT = {
     "WanVideoUnit_PromptEmbedder": "text",
@@ -31,9 +28,9 @@ class TimedUnits:
         stage = STAGE_OF_UNIT.get(type(unit).__name__)
         if stage is None:
             return self._run(unit, *args, **kwargs)
-        start = _now_ms()
+        start = now_ms()
         result = self._run(unit, *args, **kwargs)
-        self._stage_ms[stage] = self._stage_ms.get(stage, 0.0) + _now_ms() - start
+        self._stage_ms[stage] = self._stage_ms.get(stage, 0.0) + now_ms() - start
         return result
 
 
@@ -58,9 +55,3 @@ def patched(pipe: Any, session: CacheSession, fast_rope: bool = False) -> Iterat
         pipe.model_fn = model_fn
         pipe.unit_runner = unit_runner
         session.release()
-
-
-def _now_ms() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() * 1e3

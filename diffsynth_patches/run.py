@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from hetcache.job import EditSettings
 from hetcache.models import ModelInfo
 from hetcache.modes import ManagerFactory
 from hetcache.prefill import push_pull_fill
-from hetcache.session import CacheSession, Observer
+from hetcache.session import CacheSession, Observer, now_ms
 
 GREY = 128
 # Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.
@@ -87,7 +86,7 @@ def run_edit(
             progress_bar_cmd=session.steps,
         )
     frames = np.stack([np.asarray(image) for image in images])
-    session.stage_ms["vae_decode"] = time.perf_counter() * 1e3 - session.loop_end_ms
+    session.stage_ms["vae_decode"] = now_ms() - session.loop_end_ms
     assert forward.shape is not None
     dtype = str(pipe.torch_dtype).removeprefix("torch.")
     return EditResult(frames, session, forward.shape, peak_memory_gib(), str(pipe.device), dtype)

@@ -59,10 +59,7 @@ class Job:
 
 def prepare(args: Namespace) -> Job:
     """Check the arguments and read the clip. Raises ValueError or VideoError, one line with the remedy."""
-    check_frame_count(args.frames)
-    for side in ("height", "width"):
-        if getattr(args, side) is not None:
-            check_side(side, getattr(args, side))
+    check_sizes(args)
     if args.steps < 1:
         raise VideoError(f"--steps {args.steps}: at least 1")
     if args.vram_limit is not None and args.vram_limit <= 0:
@@ -72,7 +69,7 @@ def prepare(args: Namespace) -> Job:
     if args.sigma_shift <= 0:
         raise VideoError(f"--sigma-shift {args.sigma_shift}: greater than 0, 5 is the model's own")
     output = _output(args)
-    device, dtype = _device(args)
+    device, dtype = choose_device(args)
     model, why = choose_model(args.model, device.startswith("cuda"))
     info = model_info(model)
     source = probe(args.video)
@@ -121,7 +118,16 @@ def _output(args: Namespace) -> Path:
     return check_writable(output, [args.video, args.mask])
 
 
-def _device(args: Namespace) -> tuple[str, torch.dtype]:
+def check_sizes(args: Namespace) -> None:
+    """Raises VideoError unless `--frames`, `--height` and `--width` are what the model takes."""
+    check_frame_count(args.frames)
+    for side in ("height", "width"):
+        if getattr(args, side) is not None:
+            check_side(side, getattr(args, side))
+
+
+def choose_device(args: Namespace) -> tuple[str, torch.dtype]:
+    """`--device` and `--dtype` with `auto` resolved. Raises VideoError for CUDA where there is none."""
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VideoError(f"--device {device}: no CUDA device here, use --device cpu")

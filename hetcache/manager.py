@@ -15,9 +15,7 @@ from hetcache.drift import ChangeEstimator, LevelRule, plan_levels
 from hetcache.output_drift import OutputDrift
 from hetcache.selector import SelectionConfig, TokenSelector
 from hetcache.settings import check_choices, setting
-from hetcache.store import FeatureStore
-
-RESIDUAL = ("stack", 0, "residual")
+from hetcache.store import RESIDUAL, FeatureStore
 
 
 @dataclass(frozen=True)

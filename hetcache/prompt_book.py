@@ -7,7 +7,6 @@ and are not stored.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,14 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hetcache.user_cache import cache_folder
 from hetcache.video import atomic_output
-
-
-def cache_folder() -> Path:
-    """`HETCACHE_CACHE`, else `hetcache` in the user's cache folder (`XDG_CACHE_HOME` or ~/.cache)."""
-    if "HETCACHE_CACHE" in os.environ:
-        return Path(os.environ["HETCACHE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hetcache"
 
 
 class PromptStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class CacheSession:
             raise RuntimeError("this CacheSession has already run a video; make a new one")
         if self.measure_schedule is None:
             raise RuntimeError("use the session inside diffsynth_patches.patched(pipe, session)")
-        start = _now_ms()
+        start = now_ms()
         self.schedule = self.measure_schedule(timesteps)
         values = self.schedule.timesteps
         for index, timestep in enumerate(timesteps):
@@ -60,16 +60,8 @@ class CacheSession:
             if self._observer is not None:
                 self._observer(self.step, self.trace.records[before:])
         self.step = None
-        self.loop_end_ms = _now_ms()
+        self.loop_end_ms = now_ms()
         self.stage_ms["denoise"] = self.loop_end_ms - start
-
-    @property
-    def managers(self) -> Iterable[CacheManager]:
-        return self._managers.values()
-
-    @property
-    def branches(self) -> list[Branch]:
-        return list(self._managers)
 
     @property
     def cache_bytes(self) -> int:
@@ -96,7 +88,8 @@ class CacheSession:
             manager.release()
 
 
-def _now_ms() -> float:
+def now_ms() -> float:
+    """Wall clock in milliseconds, after everything queued on the GPU has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() * 1e3

@@ -7,20 +7,19 @@ import torch
 Key = tuple[str, int, str]
 
 
-class CacheBudgetError(RuntimeError):
-    """A put would exceed the store's budget; nothing was stored."""
+RESIDUAL: Key = ("stack", 0, "residual")
+"""Where every mode that reuses whole steps keeps R = x_out - x_in of the block stack."""
 
 
 class FeatureStore:
     """Tensors of one CFG branch, keyed by (stack, layer, slot), e.g. `("dit", 3, "k")`.
 
     `put` keeps a reference, it does not copy. `nbytes` is the sum over what is held now and `peak_nbytes` its
-    maximum. With `budget_bytes` a put that would exceed it raises `CacheBudgetError`.
+    maximum.
     """
 
-    def __init__(self, budget_bytes: int | None = None) -> None:
+    def __init__(self) -> None:
         self._tensors: dict[Key, torch.Tensor] = {}
-        self._budget_bytes = budget_bytes
         self.nbytes = 0
         self.peak_nbytes = 0
 
@@ -28,11 +27,6 @@ class FeatureStore:
         key = (stack, layer, slot)
         old = self._tensors.get(key)
         nbytes = self.nbytes + _nbytes(tensor) - (_nbytes(old) if old is not None else 0)
-        if self._budget_bytes is not None and nbytes > self._budget_bytes:
-            raise CacheBudgetError(
-                f"caching {stack} layer {layer} {slot} needs {nbytes / 2**30:.2f} GiB, "
-                f"over the budget of {self._budget_bytes / 2**30:.2f} GiB"
-            )
         self._tensors[key] = tensor
         self.nbytes = nbytes
         self.peak_nbytes = max(self.peak_nbytes, nbytes)

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: Namespace, command: str) -> int:
     from hetcache.benchmark.document import write_outputs
+    from hetcache.job import choose_device
 
     device, dtype = choose_device(args)
     fill_defaults(args, device.startswith("cuda"))
@@ -66,30 +67,15 @@ def run(args: Namespace, command: str) -> int:
     return 1 if failed else 0
 
 
-def choose_device(args: Namespace) -> tuple[str, Any]:
-    """(device, torch dtype). Raises ValueError for CUDA where there is none."""
-    import torch
-
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: no CUDA device here, use --device cpu")
-    name = args.dtype if args.dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
-    return device, getattr(torch, name)
-
-
 def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any, str]:
     """(plan, bench settings, model info, model). Raises ValueError for what cannot be run, before a model loads."""
     from diffsynth_patches.bench import BenchSettings, facts_of_code, facts_of_weights
     from hetcache.benchmark.document import shown_path
-    from hetcache.clip import check_frame_count, check_side
-    from hetcache.job import EditSettings
+    from hetcache.job import EditSettings, check_sizes
     from hetcache.models import choose_model, model_info
     from hetcache.record import hardware, package_versions
 
-    check_frame_count(args.frames)
-    for side in ("height", "width"):
-        if getattr(args, side) is not None:
-            check_side(side, getattr(args, side))
+    check_sizes(args)
     if min(args.steps, args.repeats) < 1:
         raise ValueError("--steps and --repeats: at least 1")
     if (args.videos is None) != (args.masks is None):

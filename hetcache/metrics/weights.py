@@ -8,7 +8,6 @@ else. Nothing from an archive is installed or run.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.metrics.errors import MetricError, optional_import
+from hetcache.user_cache import cache_folder
 
 FETCH_COMMAND = "python scripts/fetch_weights.py"
 _CHUNK = 1 << 20
@@ -70,12 +70,8 @@ ARCHIVES = {archive.key: archive for archive in (LPIPS_ARCHIVE, I3D_ARCHIVE)}
 
 
 def weights_folder() -> Path:
-    """Folder of the weights: in HETCACHE_CACHE, else XDG_CACHE_HOME/hetcache, else ~/.cache/hetcache."""
-    chosen = os.environ.get("HETCACHE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser() / "weights"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "hetcache" / "weights"
+    """Folder of the weights, in the user's cache folder."""
+    return cache_folder() / "weights"
 
 
 def file_sha256(path: Path) -> str:
