@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from hetcache.cli import UsageError, flag, parse
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from diffsynth_patches.editor import Editor
     from diffsynth_patches.run import EditResult
     from hetcache.job import Job
     from hetcache.modes import RunContext
-
-FEATHER_PX_AT_480P = 6
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error)
     try:
         return run(args, config)
-    except KeyboardInterrupt:
-        print("\ninference.py: interrupted, no output was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        state = str(interrupt) or "no output was written"
+        print(f"\ninference.py: interrupted: {state}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         if args.debug:
@@ -44,25 +46,92 @@ def run(args: Namespace, config: Any) -> int:
 
     start = time.perf_counter()
     job = prepare(args)
-    if not job.clip.source_mask_THW.any():
+    if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
         return write_source(job, args.mode)
     context = job.context(config)
     print(table(plan_rows(job, context)))
+    if args.plan:
+        show_plan(args, config, job, context, load(args, job).pipe)
+        return 0
+    if len(job.windows) > 1:
+        return run_windows(args, config, job, context, start)
+    editor, config = ready(args, config, job, context)
+    results = edit(args, config, editor, job, context)
+    return save(args, config, job, context, results, editor, start)
 
-    from diffsynth_patches.loader import VramOptions, load_pipeline, use_hugging_face
+
+def load(args: Namespace, job: Job) -> Editor:
+    """The pipeline, on the device."""
+    from diffsynth_patches.editor import Editor
+    from diffsynth_patches.loader import VramOptions, use_hugging_face
 
     if args.huggingface:
         use_hugging_face()
-    load_start = time.perf_counter()
-    vram = VramOptions(args.vram_limit, args.fp8_storage)
-    pipe, _ = load_pipeline(job.model, job.device, job.dtype, job.settings.prompts, vram)
-    load_s = time.perf_counter() - load_start
-    if args.plan or args.target_speedup is not None:
-        config = show_plan(args, config, job, context, pipe)
-        if args.plan:
-            return 0
-    results = edit(args, config, pipe, job, context)
-    return save(args, config, job, context, results, load_s, start)
+    return Editor(job, VramOptions(args.vram_limit, args.fp8_storage))
+
+
+def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[Editor, Any]:
+    """(loaded editor, the config that reaches --target-speedup and keeps to --cache-budget-gib)."""
+    from hetcache.modes import MODES
+
+    editor = load(args, job)
+    if args.target_speedup is not None:
+        config = show_plan(args, config, job, context, editor.pipe)
+    config = editor.within_budget(MODES[args.mode], config)
+    for note in editor.notes:
+        print(f"  {note}")
+    return editor, config
+
+
+def run_windows(args: Namespace, config: Any, job: Job, context: RunContext, start: float) -> int:
+    """Edit a long video window by window, from the finished ones on, then composite and write it whole."""
+    from diffsynth_patches.bench import facts_of_weights
+    from diffsynth_patches.long_run import edit_windows
+    from hetcache import record as records
+    from hetcache.job import run_identity
+    from hetcache.long_clip import composited, finished_frames
+    from hetcache.modes import MODES
+    from hetcache.video import write_video
+    from hetcache.window_store import WindowStore
+
+    store, clip, size = WindowStore(job.output), job.clip, job.clip.size
+    store.open(run_identity(args, config, job, facts_of_weights(job.model)), args.resume)
+    editors: list[Editor] = []
+
+    def begin() -> tuple[Editor, Any]:
+        editor, fitted = ready(args, config, job, context)
+        editors.append(editor)
+        return editor, fitted
+
+    done = store.finished()
+    if args.resume:
+        print(f"  {done} of {len(job.windows)} windows were finished before")
+    try:
+        edit_windows(job, MODES[args.mode], store, begin)
+        composite_start = time.perf_counter()
+        frames = composited(job.source, size, store, job.windows, job.num_frames, job.feather_px)
+        write_video(job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+        raw = raw_path(args, job)
+        if raw is not None:
+            write_video(raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
+    except KeyboardInterrupt:
+        kept = f"{store.finished()} of {len(job.windows)} windows are finished and kept in {store.folder}"
+        raise KeyboardInterrupt(f"{kept}; the same command with --resume goes on") from None
+    facts = [store.facts(index) for index in range(len(job.windows))]
+    now = time.perf_counter()
+    record = {
+        **first_facts(args, config, job, editors),
+        "timing_s": records.sum_timing_s(
+            [window["timing_s"] for window in facts if "timing_s" in window],
+            sum(editor.load_s for editor in editors), now - composite_start,
+        ),
+        **records.all_windows(facts),
+        "outputs": outputs(args, job, raw),
+    }
+    records.write_record(job.output.with_suffix(".json"), record)
+    store.remove()
+    print(records.table(records.summary_rows(record)))
+    return 0
 
 
 def show_plan(args: Namespace, config: Any, job: Job, context: RunContext, pipe: Any) -> Any:
@@ -87,63 +156,44 @@ def show_plan(args: Namespace, config: Any, job: Job, context: RunContext, pipe:
     return config
 
 
-def edit(args: Namespace, config: Any, pipe: Any, job: Job, context: RunContext) -> list[EditResult]:
+def edit(args: Namespace, config: Any, editor: Editor, job: Job, context: RunContext) -> list[EditResult]:
     """[result] or, with --compare, [result, baseline result] of the same process, after one warm-up step."""
-    from diffsynth_patches.run import run_edit
     from hetcache.modes import MODES
-    from hetcache.progress import StepBar
-
-    def under(mode: Any, mode_config: Any, settings: Any, label: str) -> EditResult:
-        with StepBar(settings.num_steps, label) as bar:
-            return run_edit(pipe, job.info, job.clip, mode.build(mode_config, context), settings, bar.observe)
 
     mode, baseline = MODES[args.mode], MODES["baseline"]
+    clip, settings = job.clip, job.settings
     if not args.compare:
-        return [under(mode, config, job.settings, mode.name)]
-    under(baseline, baseline.config(), replace(job.settings, num_steps=1), "warm-up")
+        return [editor.edit(clip, mode, config, context, settings, mode.name)]
+    editor.edit(clip, baseline, baseline.config(), context, replace(settings, num_steps=1), "warm-up")
     return [
-        under(mode, config, job.settings, mode.name),
-        under(baseline, baseline.config(), job.settings, "baseline"),
+        editor.edit(clip, mode, config, context, settings, mode.name),
+        editor.edit(clip, baseline, baseline.config(), context, settings, "baseline"),
     ]
 
 
 def save(
-    args: Namespace, config: Any, job: Job, context: RunContext, results: list[EditResult], load_s: float, start: float
+    args: Namespace, config: Any, job: Job, context: RunContext, results: list[EditResult], editor: Editor, start: float
 ) -> int:
     """Composite, write the video and its record, print the summary."""
     from hetcache import record as records
     from hetcache.compare import compare
-    from hetcache.video import composite, resize_frames, write_video
+    from hetcache.video import composite, write_video
 
     result, clip, output = results[0], job.clip, job.output
     composite_start = time.perf_counter()
-    height, width = clip.source_size
-    feather_px = max(1, round(FEATHER_PX_AT_480P * height / 480))
-    edited = resize_frames(result.frames_THWC, height, width)
-    frames = composite(clip.source_THWC, edited, clip.source_mask_THW, feather_px)
+    edited = clip.to_source(result.frames_THWC)
+    frames = composite(clip.source_THWC, edited, clip.source_mask_THW, job.feather_px)
     write_video(output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
-    raw = output.with_name(f"{output.stem}_raw.mp4") if args.save_raw else None
+    raw = raw_path(args, job)
     if raw is not None:
-        write_video(raw, result.frames_THWC, clip.fps)
+        write_video(raw, result.frames_THWC[: job.num_frames], clip.fps)
     now = time.perf_counter()
     record = {
-        "schema": records.SCHEMA,
-        "mode": args.mode,
-        "model": job.info.model_id,
-        "config": {
-            **asdict(config), **asdict(job.settings), "frames": clip.num_frames, "height": clip.size[0],
-            "width": clip.size[1], "video": str(args.video), "mask": str(args.mask), "dtype": result.dtype,
-        },
-        "versions": records.package_versions(),
-        "hardware": records.hardware(result.device),
-        "seed": job.settings.seed,
-        "timing_s": records.timing_s(result.session.stage_ms, load_s, now - composite_start, now - start),
+        **first_facts(args, config, job, [editor]),
+        "timing_s": records.timing_s(result.session.stage_ms, editor.load_s, now - composite_start, now - start),
         **records.session_facts(result.session, result.shape, context.classes),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
-        "outputs": {
-            "video": str(output), "raw": str(raw) if raw else None, "record": str(output.with_suffix(".json")),
-            "report": str(output.with_suffix(".html")) if args.report else None,
-        },
+        "outputs": outputs(args, job, raw),
     }
     if args.compare:
         baseline = results[1]
@@ -163,6 +213,40 @@ def save(
             temporary.write_text(page)
     print(records.table(records.summary_rows(record)))
     return 0
+
+
+def first_facts(args: Namespace, config: Any, job: Job, editors: list[Editor]) -> dict[str, Any]:
+    """The part of a record that does not depend on what the denoising loop did."""
+    from hetcache import record as records
+
+    height, width = job.clip.size
+    notes = [note for editor in editors for note in editor.notes]
+    return {
+        "schema": records.SCHEMA,
+        "mode": args.mode,
+        "model": job.info.model_id,
+        "config": {
+            **asdict(config), **asdict(job.settings), **asdict(job.source.options), "feather_px": job.feather_px,
+            "frames": job.num_frames, "height": height, "width": width, "video": str(args.video),
+            "mask": None if args.mask is None else str(args.mask), "dtype": str(job.dtype).removeprefix("torch."),
+        },
+        "versions": records.package_versions(),
+        "hardware": records.hardware(job.device),
+        "determinism": records.determinism(job.device),
+        "seed": job.settings.seed,
+        **({"fell_back": notes} if notes else {}),
+    }
+
+
+def raw_path(args: Namespace, job: Job) -> Path | None:
+    return job.output.with_name(f"{job.output.stem}_raw.mp4") if args.save_raw else None
+
+
+def outputs(args: Namespace, job: Job, raw: Path | None) -> dict[str, str | None]:
+    return {
+        "video": str(job.output), "raw": str(raw) if raw else None, "record": str(job.output.with_suffix(".json")),
+        "report": str(job.output.with_suffix(".html")) if args.report else None,
+    }
 
 
 def write_source(job: Job, mode: str) -> int:

@@ -65,6 +65,7 @@ class CachedForward:
             x_BND = self._run_stack(manager, args, hidden, decision, meter)
             velocity = self._head(dit, hidden, x_BND)
             manager.commit(step, decision, hidden, x_BND, velocity)
+            session.check_budget()
         self._record(step, branch, manager.outcome(decision), hidden, meter)
         return velocity
 
@@ -110,6 +111,7 @@ class CachedForward:
         num_layers = len(dit.blocks)
         for layer, block in enumerate(dit.blocks):
             x = manager.run_block(DiTBlockOps(computable(block), "dit", layer, num_layers, inputs), x, decision)
+            self._session.check_budget()
             if hints is not None and layer in vace.vace_layers_mapping:
                 x = x + hints[vace.vace_layers_mapping[layer]] * args["vace_scale"]
         return manager.merge(hidden, x, decision)
@@ -140,6 +142,7 @@ class CachedForward:
                 c = block.before_proj(c) + x_BAD
                 inputs.meter.flops += linear_flops(c.shape[1], dim, dim) * c.shape[0]
             c = manager.run_block(DiTBlockOps(block, "vace", layer, num_layers, inputs), c, decision)
+            self._session.check_budget()
             hints.append(block.after_proj(c))
             inputs.meter.flops += linear_flops(c.shape[1], dim, dim) * c.shape[0]
         return hints

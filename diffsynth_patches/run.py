@@ -65,7 +65,7 @@ def run_edit(
     observer: Observer | None = None,
 ) -> EditResult:
     """Edit `clip` under the managers of one mode. The stage times are in `result.session.stage_ms`."""
-    session = CacheSession(make_manager, observer)
+    session = CacheSession(make_manager, observer, settings.cache_budget_gib)
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -9,8 +9,10 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from hetcache.masks import FEATHER_PX_AT_480P
 from hetcache.models import MODELS
 from hetcache.modes import MODES, Mode
+from hetcache.placement import FITS
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -18,6 +20,8 @@ EPILOG = """examples:
   python inference.py --mode hetcache
   python inference.py --mode hetcache --compare
   python inference.py --mode hetcache --video clip.mp4 --mask mask.mp4 --frames 33 --steps 50 --cache-thresh 0.05
+  python inference.py --mode hetcache --video long.mp4 --mask mask.mp4 --frames all --output long_edit.mp4
+  python inference.py --mode hetcache --video clip.mp4 --outpaint 64,0,64,0
   python inference.py --mode baseline --steps 25 --output half.mp4
 """
 
@@ -48,6 +52,10 @@ def parse(argv: list[str] | None = None, modes: dict[str, Mode] = MODES) -> tupl
     """(arguments, mode config). Raises UsageError for an unknown mode, a flag of another mode or a bad value;
     argparse itself exits with code 2 for what it can tell alone."""
     args = build_parser(modes).parse_args(argv)
+    if args.video is None:
+        args.video = DATA / "real.mp4"
+        if args.mask is None and args.outpaint is None:
+            args.mask = DATA / "masks.mp4"
     mode = modes.get(args.mode)
     if mode is None:
         raise UsageError(f"unknown --mode {args.mode!r}: choose from {', '.join(modes)}")
@@ -75,16 +83,70 @@ def flag(name: str) -> str:
 
 def _add_input_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
-    group.add_argument("--video", type=Path, default=DATA / "real.mp4", help="video file, image or folder of frames")
     group.add_argument(
-        "--mask", type=Path, default=DATA / "masks.mp4", help="mask video, image or folder; white = edit"
+        "--video", type=Path, help="video file, image or folder of frames (default: the example in data/ and its mask)"
     )
-    group.add_argument("--frames", type=int, default=33, help="frames to edit, 4k+1 (default 33)")
+    group.add_argument("--mask", type=Path, help="mask video, image (for all frames) or folder; white = edit")
+    group.add_argument(
+        "--frames", type=_frames, default=33, metavar="N|all",
+        help="frames to edit from the first: 4k+1 (default 33), or all, window by window",
+    )
+    group.add_argument(
+        "--window", type=int, metavar="N",
+        help="frames the model sees at once, 4k+1; longer edits go through overlapping windows (default with --frames "
+        "all: " + ", ".join(f"{info.window} for {name}" for name, info in MODELS.items()) + ")",
+    )
+    group.add_argument(
+        "--overlap", type=int, metavar="N",
+        help="finished frames that each further window starts from, 4k+1 (default: about a quarter of the window)",
+    )
+    group.add_argument(
+        "--outpaint", type=_outpaint, metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="widen the picture by so many pixels a side and fill them; needs no --mask",
+    )
+    group.add_argument(
+        "--mask-threshold", type=int, default=128, metavar="GREY",
+        help="soft edges: edit where the mask's grey, 0 to 255, is at least this (default 128)",
+    )
+    group.add_argument("--invert-mask", action="store_true", help="edit where the mask is black")
+    group.add_argument(
+        "--mask-dilate", type=int, default=0, metavar="PX",
+        help="grow the mask by so many pixels of the video (default 0)",
+    )
+    group.add_argument(
+        "--mask-feather", type=int, metavar="PX",
+        help="blend the edit into the video over so many pixels around the mask "
+        f"(default {FEATHER_PX_AT_480P} at 480 rows)",
+    )
+    group.add_argument(
+        "--mask-extend", default="error", choices=("error", "hold", "loop"),
+        help="a mask shorter than the video: an error (default), hold its last frame, or begin again",
+    )
+    group.add_argument(
+        "--fit", default="stretch", choices=FITS,
+        help="how a frame becomes the model's size: stretch a little (default), pad with its border pixels, or crop; "
+        "pad and crop also round --frames up or down to 4k+1. The output always has the video's size",
+    )
     group.add_argument(
         "--apply-mask-to-input", action=argparse.BooleanOptionalAction, default=True,
         help="hide from the model what lies under the mask (default); --no-apply-mask-to-input lets it see the "
         "original, for edits that keep its structure",
     )
+
+
+def _frames(text: str) -> int | str:
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of frames nor all") from None
+
+
+def _outpaint(text: str) -> tuple[int, int, int, int]:
+    try:
+        left, top, right, bottom = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels, as 0,0,64,0") from None
+    return left, top, right, bottom
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +168,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--fast-rope", action="store_true",
         help="rotate queries and keys in float32 instead of upstream's float64: faster, not bit-exact; the record "
         "says what difference it made",
+    )
+    group.add_argument(
+        "--cache-budget-gib", type=float, metavar="GIB",
+        help="most that the cache may keep; hetcache gives up cached keys and values, then partial steps, to stay "
+        "below it, and the record says so; other modes stop (default: no limit)",
     )
     group.add_argument(
         "--vram-limit", type=float, metavar="GIB",
@@ -131,6 +198,9 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--output", type=Path, help="mp4 to write, its .json record beside it (default outputs/VIDEO_MODE.mp4)"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run of several windows, from the finished ones"
     )
     group.add_argument("--save-raw", action="store_true", help="also write the model's output before compositing")
     group.add_argument(

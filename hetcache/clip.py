@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.video import (
-    VideoError,
-    largest_4k_plus_1,
-    probe,
-    read_frames,
-    read_mask,
-    resize_frames,
-    resize_mask,
-)
+from hetcache.placement import Placement
+from hetcache.source import Source
+from hetcache.video import VideoError, largest_4k_plus_1
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -24,7 +19,8 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Clip:
-    """`source_THWC` and `source_mask_THW` at the source's size; `frames_THWC` and `mask_THW` at the model's."""
+    """`source_THWC` and `source_mask_THW` at the source's size; `frames_THWC` and `mask_THW` at the model's, which
+    may go on for up to three frames, repeats of the last one, to be 4k + 1."""
 
     path: Path
     fps: float
@@ -32,11 +28,17 @@ class Clip:
     source_mask_THW: Mask
     frames_THWC: Frames
     mask_THW: Mask
+    placement: Placement
     pixel_aspect: tuple[int, int] = (1, 1)
 
     @property
     def num_frames(self) -> int:
+        """Frames that the model works on."""
         return len(self.frames_THWC)
+
+    def to_source(self, frames_THWC: Frames) -> Frames:
+        """The model's output [T, H, W, 3] at the source's size and length."""
+        return self.placement.frames_to_source(frames_THWC[: len(self.source_THWC)])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,13 +54,13 @@ class Clip:
         return float(self.source_mask_THW.mean())
 
 
-def check_frame_count(num_frames: int) -> None:
+def check_frame_count(num_frames: int, name: str = "--frames") -> None:
     """Raises VideoError, naming the nearest valid counts, unless `num_frames` is 4k + 1."""
     if num_frames >= 1 and num_frames % 4 == 1:
         return
     below = largest_4k_plus_1(max(num_frames, 1))
     nearest = str(below) if num_frames < 1 else f"{below} or {below + 4}"
-    raise VideoError(f"--frames {num_frames}: the model takes 4k+1 frames, nearest {nearest}")
+    raise VideoError(f"{name} {num_frames}: the model takes 4k+1 frames, nearest {nearest}")
 
 
 def check_side(name: str, value: int) -> None:
@@ -70,15 +72,30 @@ def check_side(name: str, value: int) -> None:
     raise VideoError(f"--{name} {value}: the model takes multiples of 16, nearest {nearest}")
 
 
-def read_clip(video: Path, mask: Path, num_frames: int, size: tuple[int, int]) -> Clip:
-    """Read `num_frames` frames and masks and resize them to `size` (height, width).
+def smallest_4k_plus_1(count: int) -> int:
+    """The smallest number of frames that Wan takes and that is at least `count`, which is positive."""
+    return count + -(count - 1) % 4
+
+
+def hold_last(array_T: Any, count: int) -> Any:
+    """`array_T` lengthened to `count` entries by repeating its last one."""
+    return array_T if len(array_T) == count else array_T[np.minimum(np.arange(count), len(array_T) - 1)]
+
+
+def take_clip(source: Source, num_frames: int, size: tuple[int, int]) -> Clip:
+    """The first `num_frames` frames and masks of `source`, and both at the model's `size` (height, width).
 
     Raises VideoError for anything wrong with either file. A mask that touches no pixel is allowed: see `Clip`.
     """
-    info = probe(video)
-    source = read_frames(video, count=num_frames)
-    source_mask = read_mask(mask, count=num_frames, size=source.shape[1:3])
+    frames, mask = source.read(num_frames)
+    placement = Placement(source.options.fit, source.size, size)
+    count = smallest_4k_plus_1(num_frames)
     return Clip(
-        video, info.fps, source, source_mask, resize_frames(source, *size), resize_mask(source_mask, *size),
-        info.pixel_aspect,
+        source.video, source.info.fps, frames, mask, hold_last(placement.frames_to_model(frames), count),
+        hold_last(placement.mask_to_model(mask), count), placement, source.info.pixel_aspect,
     )
+
+
+def read_clip(video: Path, mask: Path, num_frames: int, size: tuple[int, int]) -> Clip:
+    """`take_clip` of two files, without options."""
+    return take_clip(Source.open(video, mask), num_frames, size)

@@ -115,6 +115,11 @@ def cache_bytes(
     return num_tensors * num_tokens * shape.dim * bytes_per_value
 
 
+def velocity_bytes(shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
+    """One model output [1, C, F, H, W]."""
+    return num_tokens * shape.patch_volume * shape.out_channels * bytes_per_value
+
+
 @dataclass
 class WorkMeter:
     """What one denoiser call really ran; the block operations add to it as they are called (host integers)."""

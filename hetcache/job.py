@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hetcache.calibration import load_calibration
-from hetcache.clip import Clip, check_frame_count, check_side, read_clip
+from hetcache.clip import Clip, check_frame_count, check_side, smallest_4k_plus_1, take_clip
+from hetcache.masks import FEATHER_PX_AT_480P
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.modes import RunContext
+from hetcache.record import package_versions
+from hetcache.source import InputOptions, Source
 from hetcache.tokens import classify
-from hetcache.video import VideoError, check_writable, probe
+from hetcache.video import VideoError, check_writable, largest_4k_plus_1
+from hetcache.video_ffmpeg import MAX_SIDE
+from hetcache.video_images import list_frames
+from hetcache.windows import Window, check_window, default_overlap, plan_windows
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class EditSettings:
     apply_mask_to_input: bool = True
     vae_tiling: str = "auto"
     fast_rope: bool = False
-
+    cache_budget_gib: float | None = None
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -40,7 +46,8 @@ class EditSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """A checked run: `model` is a name or a folder, `why` says how it was chosen."""
+    """A checked run: `model` is a name or a folder, `why` says how it was chosen. `clip` is the first window's, of
+    `windows` that cover `num_frames` of `source`; most runs have one window."""
 
     output: Path
     device: str
@@ -48,20 +55,28 @@ class Job:
     model: str
     why: str
     info: ModelInfo
+    source: Source
+    num_frames: int
+    windows: list[Window]
     clip: Clip
     settings: EditSettings
+    feather_px: int
 
-    def context(self, config: Any) -> RunContext:
-        """Token classes of the clip (with the mode's margin width) and the model's calibration, on demand."""
-        classes = classify(torch.from_numpy(self.clip.mask_THW).to(self.device), getattr(config, "margin_width", None))
+    def context(self, config: Any, clip: Clip | None = None) -> RunContext:
+        """Token classes of a clip (the first window's; with the mode's margin width) and the model's calibration, on
+        demand."""
+        mask_THW = torch.from_numpy((clip or self.clip).mask_THW).to(self.device)
+        classes = classify(mask_THW, getattr(config, "margin_width", None))
         return RunContext(classes, lambda: load_calibration(self.info.model_id))
 
 
 def prepare(args: Namespace) -> Job:
     """Check the arguments and read the clip. Raises ValueError or VideoError, one line with the remedy."""
-    check_sizes(args)
+    check_sides(args)
     if args.steps < 1:
         raise VideoError(f"--steps {args.steps}: at least 1")
+    if args.cache_budget_gib is not None and args.cache_budget_gib < 0:
+        raise VideoError(f"--cache-budget-gib {args.cache_budget_gib}: GiB, not negative")
     if args.vram_limit is not None and args.vram_limit <= 0:
         raise VideoError(f"--vram-limit {args.vram_limit}: GiB, greater than 0")
     if args.cfg_scale is not None and args.cfg_scale < 0:
@@ -72,9 +87,18 @@ def prepare(args: Namespace) -> Job:
     device, dtype = choose_device(args)
     model, why = choose_model(args.model, device.startswith("cuda"))
     info = model_info(model)
-    source = probe(args.video)
-    height, width = info.default_size(source.height, source.width)
-    clip = read_clip(args.video, args.mask, args.frames, (args.height or height, args.width or width))
+    source = Source.open(args.video, args.mask, input_options(args))
+    height, width = info.default_size(*source.size)
+    size = args.height or height, args.width or width
+    num_frames, windows = plan_length(args, source, info.window)
+    if len(windows) > 1 and (args.compare or args.report):
+        raise VideoError(
+            f"--compare and --report show one window and these {num_frames} frames need {len(windows)}: "
+            f"give --frames {windows[0].count} to look at the first"
+        )
+    if len(windows) == 1 and args.resume:
+        raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
+    clip = take_clip(source, min(windows[0].count, num_frames), size)
     settings = EditSettings(
         prompt=info.prompt if args.prompt is None else args.prompt,
         negative_prompt=info.negative_prompt if args.negative_prompt is None else args.negative_prompt,
@@ -85,8 +109,69 @@ def prepare(args: Namespace) -> Job:
         apply_mask_to_input=args.apply_mask_to_input,
         vae_tiling=args.vae_tiling,
         fast_rope=args.fast_rope,
+        cache_budget_gib=args.cache_budget_gib,
     )
-    return Job(output, device, dtype, model, why, info, clip, settings)
+    feather_px = args.mask_feather
+    if feather_px is None:
+        feather_px = max(1, round(FEATHER_PX_AT_480P * source.size[0] / 480))
+    return Job(
+        output, device, dtype, model, why, info, source, num_frames, windows, clip, settings, feather_px
+    )
+
+
+def input_options(args: Namespace) -> InputOptions:
+    """The flags that change the mask and the canvas. Raises VideoError."""
+    if not 1 <= args.mask_threshold <= 255:
+        raise VideoError(f"--mask-threshold {args.mask_threshold}: from 1 to 255")
+    for name in ("mask_dilate", "mask_feather"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= MAX_SIDE:
+            raise VideoError(f"--{name.replace('_', '-')} {value}: pixels of the video, from 0 to {MAX_SIDE}")
+    return InputOptions(
+        args.mask_threshold, args.invert_mask, args.mask_extend, args.mask_dilate, args.outpaint, args.fit
+    )
+
+
+def plan_length(args: Namespace, source: Source, model_window: int) -> tuple[int, list[Window]]:
+    """(frames to edit, windows that cover them). `--frames all`, `--window` and `--overlap` allow any length; else the
+    frames are one window, which `--fit pad` fills up and `--fit crop` cuts to 4k + 1. Raises VideoError."""
+    num_frames: int = source.length() if args.frames == "all" else args.frames
+    if num_frames < 1:
+        check_frame_count(num_frames)
+    if args.frames != "all" and args.window is None and args.overlap is None:
+        if args.fit == "stretch":
+            check_frame_count(num_frames)
+        elif args.fit == "crop":
+            num_frames = largest_4k_plus_1(num_frames)
+        return num_frames, [Window(0, smallest_4k_plus_1(num_frames), 0)]
+    length = model_window if args.window is None else args.window
+    overlap = default_overlap(length) if args.overlap is None else args.overlap
+    check_window(length, overlap)
+    if args.frames != "all":
+        source.length(num_frames)
+    if args.fit == "crop" and num_frames <= length:
+        num_frames = largest_4k_plus_1(num_frames)
+    return num_frames, plan_windows(num_frames, length, overlap)
+
+
+def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[str, Any]:
+    """Everything that the bytes of a run's windows depend on, as JSON values: a run resumes only as itself."""
+    files = {"video": job.source.video, "mask": job.source.mask}
+    return {
+        "mode": args.mode, "settings": asdict(config), "target speed-up": args.target_speedup,
+        "edit": asdict(job.settings), "input options": asdict(job.source.options),
+        **{name: _file_facts(path) for name, path in files.items()},
+        "windows": [asdict(window) for window in job.windows], "size": job.clip.size, "feather": job.feather_px,
+        "weights": weights, "memory": [args.vram_limit, args.fp8_storage],
+        "device": [job.device, str(job.dtype), torch.get_num_threads()], "versions": package_versions(),
+    }
+
+
+def _file_facts(path: Path | None) -> list[Any]:
+    if path is None:
+        return []
+    files = list_frames(path) if path.is_dir() else [path]
+    return [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
@@ -102,12 +187,21 @@ def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
     precision = str(job.dtype).removeprefix("torch.")
     return [
         ("model", f"{job.model} on {job.device} in {precision} ({job.why})"),
-        ("input", f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {clip.num_frames} frames, "
+        ("input", f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
                   f"{clip.masked_fraction:.0%} masked"),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
+        *_window_rows(job),
         ("sampling", f"{settings.num_steps} steps of {branches}, guidance {settings.cfg_scale:g}, "
                      f"seed {settings.seed}, prompt {settings.prompt!r}"),
     ]
+
+
+def _window_rows(job: Job) -> list[tuple[str, str]]:
+    if len(job.windows) == 1:
+        return []
+    first, second = job.windows[:2]
+    return [("windows", f"{len(job.windows)} of {first.count} frames, each begins with {second.known} or more finished "
+                        "ones; tokens above are the first window's")]
 
 
 def _output(args: Namespace) -> Path:
@@ -115,12 +209,16 @@ def _output(args: Namespace) -> Path:
     if output is None:
         output = Path("outputs") / f"{args.video.stem}_{args.mode}.mp4"
         output.parent.mkdir(exist_ok=True)
-    return check_writable(output, [args.video, args.mask])
+    return check_writable(output, [path for path in (args.video, args.mask) if path is not None])
 
 
 def check_sizes(args: Namespace) -> None:
     """Raises VideoError unless `--frames`, `--height` and `--width` are what the model takes."""
     check_frame_count(args.frames)
+    check_sides(args)
+
+
+def check_sides(args: Namespace) -> None:
     for side in ("height", "width"):
         if getattr(args, side) is not None:
             check_side(side, getattr(args, side))

@@ -12,10 +12,13 @@ import torch
 
 from hetcache.api import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.drift import ChangeEstimator, LevelRule, plan_levels
+from hetcache.flops import ModelShape, cache_bytes, velocity_bytes
 from hetcache.output_drift import OutputDrift
 from hetcache.selector import SelectionConfig, TokenSelector
 from hetcache.settings import check_choices, setting
 from hetcache.store import RESIDUAL, FeatureStore
+
+VELOCITY = ("output", 0, "velocity")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class HetCacheConfig:
         False, "run the VACE blocks on reused steps too and drop their result, as the paper's release does: same "
         "output, a third of a step's work"
     )
+    whole_steps_only: bool = setting(
+        False, "no partial steps: reused steps repeat the model's last output, so next to no memory is needed"
+    )
     signal: str = setting(
         "timestep", "what the change is estimated from: 'timestep' (calibrated, the plan is known before the run) or "
         "'output' (EasyCache's rate, content-aware)", choices=("timestep", "output")
@@ -83,9 +89,15 @@ class HetCacheConfig:
         )
 
     def rule(self) -> LevelRule:
-        return LevelRule(
-            self.cache_thresh, self.decision_rule, self.band, self.refresh_band, self.max_partial_run
-        )
+        max_partial_run = 0 if self.whole_steps_only else self.max_partial_run
+        return LevelRule(self.cache_thresh, self.decision_rule, self.band, self.refresh_band, max_partial_run)
+
+    def cache_bytes(self, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
+        """What one CFG branch will keep from step to step."""
+        if self.whole_steps_only:
+            return velocity_bytes(shape, num_tokens, bytes_per_value)
+        cached_kv, vace_rows = self.context_kv == "cached", self.partial_vace == "rows"
+        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value)
 
 
 def plan_hetcache(
@@ -117,6 +129,7 @@ class HetCacheManager(CacheManager):
         self._drift = drift
         self._branch = branch
         self.vace_on_reuse = config.vace_on_reuse
+        self.reuse_level = "velocity" if config.whole_steps_only else "tokens"
         self._decisions: list[Decision] = []
         self._step_index = 0
 
@@ -161,7 +174,7 @@ class HetCacheManager(CacheManager):
         return hints
 
     def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
-        if self.config.partial_vace == "hints":
+        if self.config.partial_vace == "hints" and not self.config.whole_steps_only:
             for layer, hint_BND in enumerate(hints):
                 self.store.put("vace", layer, "hint", hint_BND)
 
@@ -174,12 +187,16 @@ class HetCacheManager(CacheManager):
         return (hidden.x_BND + residual_BND).index_copy_(1, rows_A, x_BAD)
 
     def reuse(self, hidden: Hidden) -> torch.Tensor:
+        if self.config.whole_steps_only:
+            return self.store.get(*VELOCITY)
         return hidden.x_BND + self.store.get(*RESIDUAL)
 
     def commit(
         self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
     ) -> None:
-        if decision.compute is Compute.FULL:
+        if self.config.whole_steps_only:
+            self.store.put(*VELOCITY, velocity)
+        elif decision.compute is Compute.FULL:
             self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
         if self._drift is not None:
             self._drift.observe(self._branch, hidden.latents_BCFHW, velocity)
@@ -197,7 +214,7 @@ class HetCacheManager(CacheManager):
         return {} if self._drift is None else {"host_syncs": self._drift.rate.host_syncs}
 
     def _caches_kv(self, stack: str) -> bool:
-        if self.config.context_kv == "sampled":
+        if self.config.context_kv == "sampled" or self.config.whole_steps_only:
             return False
         return stack == "dit" or self.config.partial_vace == "rows"
 

@@ -18,6 +18,9 @@ from hetcache.video_read import StrPath, iter_frames, probe, too_few
 Mask = NDArray[np.bool_]
 Extend = Literal["error", "hold", "loop"]
 
+FEATHER_PX_AT_480P = 6
+"""Width of the blend around the mask in a picture of 480 rows; it grows with the picture."""
+
 
 def read_mask(
     path: StrPath,
@@ -142,23 +145,27 @@ def composite(
     return result
 
 
+def outpainted_size(sides: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int]:
+    """(height, width) after adding (left, top, right, bottom) pixels. VideoError: negative, all zero, or too large."""
+    left, top, right, bottom = sides
+    shown = f"--outpaint {left},{top},{right},{bottom}"
+    if min(sides) < 0 or max(sides) == 0:
+        raise VideoError(f"{shown}: give the pixels to add on the left, top, right and bottom, at least one over 0")
+    new_height, new_width = top + height + bottom, left + width + right
+    if max(new_height, new_width) > MAX_SIDE:
+        raise VideoError(f"{shown}: {new_width}x{new_height} is over {MAX_SIDE} pixels a side; add fewer pixels")
+    return new_height, new_width
+
+
 def outpaint(
     frames_THWC: NDArray[np.uint8], left: int, top: int, right: int, bottom: int
 ) -> tuple[NDArray[np.uint8], Mask]:
     """Widen the picture by so many pixels a side: (frames, mask), the border mid-grey and True in the mask.
 
-    Mid-grey is what the model reads as "nothing known". VideoError: negative, all zero, or over 8192 a side.
+    Mid-grey is what the model reads as "nothing known". VideoError: see outpainted_size().
     """
-    if min(left, top, right, bottom) < 0 or max(left, top, right, bottom) == 0:
-        raise VideoError(
-            f"outpaint {left},{top},{right},{bottom}: give pixels to add, at least one side over 0"
-        )
     num_frames, height, width, _ = frames_THWC.shape
-    new_height, new_width = top + height + bottom, left + width + right
-    if max(new_height, new_width) > MAX_SIDE:
-        raise VideoError(
-            f"outpaint: {new_width}x{new_height} is over {MAX_SIDE} pixels a side; add fewer pixels"
-        )
+    new_height, new_width = outpainted_size((left, top, right, bottom), height, width)
     frames = np.full((num_frames, new_height, new_width, 3), 128, np.uint8)
     mask = np.ones((num_frames, new_height, new_width), np.bool_)
     frames[:, top : top + height, left : left + width] = frames_THWC

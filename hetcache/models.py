@@ -13,7 +13,8 @@ PIXEL_STEP = 16
 @dataclass(frozen=True)
 class ModelInfo:
     """`fill` is what the model expects under the mask: `grey`, or `push_pull` (a classical fill, see
-    `hetcache.prefill`). `default_area` is height * width of its native size in pixels."""
+    `hetcache.prefill`). `default_area` is height * width of its native size in pixels, `window` the frames of its
+    native length."""
 
     model_id: str
     family: str
@@ -23,6 +24,7 @@ class ModelInfo:
     cfg_scale: float
     prompt: str
     negative_prompt: str
+    window: int = 81
 
     def default_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in multiples of 16 with the source's aspect ratio and about the native area."""
@@ -39,7 +41,7 @@ WAN_PROMPT = "a natural background that continues its surroundings, photorealist
 MODELS = {
     info.model_id: info
     for info in (
-        ModelInfo("tiny", "tiny", None, 240 * 416, "push_pull", 2.0, "textured still", ""),
+        ModelInfo("tiny", "tiny", None, 240 * 416, "push_pull", 2.0, "textured still", "", 33),
         ModelInfo("wan2.1-vace-1.3b", "wan", "Wan-AI/Wan2.1-VACE-1.3B", 480 * 832, "grey", 5.0, WAN_PROMPT,
                   WAN_NEGATIVE_PROMPT),
         ModelInfo("wan2.1-vace-14b", "wan", "Wan-AI/Wan2.1-VACE-14B", 480 * 832, "grey", 5.0, WAN_PROMPT,
@@ -69,7 +71,7 @@ def model_info(model: str) -> ModelInfo:
     name = "tiny" if "config" in values and "vae_width" in values["config"] else _wan_name(values)
     known = MODELS[name]
     return ModelInfo(known.model_id, known.family, None, known.default_area, known.fill, known.cfg_scale,
-                     known.prompt, known.negative_prompt)
+                     known.prompt, known.negative_prompt, known.window)
 
 
 def _wan_name(config: dict[str, object]) -> str:

@@ -50,13 +50,15 @@ class Dial:
 ManagerFactory = Callable[[Branch], CacheManager]
 Plan = Callable[[Schedule, Any, RunContext, Branch], list[Decision]]
 PartialFlops = Callable[[Decision, Any, RunContext, ModelShape, int], int]
+CacheBytes = Callable[[Any, ModelShape, int, int], int]
 
 
 @dataclass(frozen=True)
 class Mode:
     """`build(config, context)` gives the manager factory of one video. Modes whose schedule is static also have
-    `plan`, every step's decision before the run, and `partial_flops`, what their PARTIAL steps cost. A preset is
-    a mode with changed `defaults`."""
+    `plan`, every step's decision before the run, and `partial_flops`, what their PARTIAL steps cost.
+    `cache_bytes(config, shape, num_tokens, bytes_per_value)` says before the run what a CFG branch will keep, in the
+    modes that can make do with less memory. A preset is a mode with changed `defaults`."""
 
     name: str
     title: str
@@ -66,6 +68,7 @@ class Mode:
     plan: Plan | None = None
     partial_flops: PartialFlops | None = None
     dial: Dial | None = None
+    cache_bytes: CacheBytes | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -192,6 +195,11 @@ def with_teacache(base: Mode) -> Mode:
         rescale = context.calibration().rescale(config.teacache_signal)
         return lambda branch: ComposedManager(make_base(branch), config, rescale)
 
+    def with_residual(config: Any, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
+        assert base.cache_bytes is not None
+        residual = num_tokens * shape.dim * bytes_per_value
+        return residual + base.cache_bytes(config, shape, num_tokens, bytes_per_value)
+
     def plan(schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> list[Decision]:
         outer = _plan_teacache(schedule, config, context, branch)
         assert base.plan is not None
@@ -202,6 +210,7 @@ def with_teacache(base: Mode) -> Mode:
         f"{base.name}_teacache", f"{base.title}, on the steps that TeaCache computes",
         f"{base.paper} with arXiv 2411.19108", composed_config(base.config), build,
         plan if base.plan is not None else None, base.partial_flops, Dial("cache_thresh", 64.0),
+        with_residual if base.cache_bytes is not None else None,
     )
 
 
@@ -225,7 +234,8 @@ MAGCACHE = Mode("magcache", "reuse of steps by the residual's calibrated magnitu
 EASYCACHE = Mode("easycache", "reuse of steps by the output's measured rate of change", "arXiv 2507.02860",
                  EasyCacheConfig, _build_easycache)
 HETCACHE = Mode("hetcache", "heterogeneous caching of steps and tokens", "arXiv 2603.24260", HetCacheConfig,
-                _build_hetcache, _plan_hetcache, _hetcache_flops, Dial("cache_thresh", 64.0))
+                _build_hetcache, _plan_hetcache, _hetcache_flops, Dial("cache_thresh", 64.0),
+                HetCacheConfig.cache_bytes)
 HETCACHE_TOKENS = replace(HETCACHE, build=_build_hetcache_tokens, plan=_plan_hetcache_tokens)
 
 # Slower and faster in fact: a lower threshold reuses less. The paper's table names them the other way round.

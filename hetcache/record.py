@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,12 +79,64 @@ def session_facts(session: CacheSession, shape: ModelShape, classes: TokenClasse
     }
 
 
+def determinism(device: str) -> dict[str, Any]:
+    """What the same bytes again depend on: the same files, settings, seed, versions and hardware as in this record."""
+    breaks = [
+        "another version of torch, diffsynth, hetcache or ffmpeg", "another device or dtype",
+        "files that have changed under the same name",
+    ]
+    if device.startswith("cuda"):
+        breaks.append("attention or convolution kernels that add in another order (FlashAttention, cuDNN)")
+    else:
+        breaks.append("another kind of CPU, or another number of threads")
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "same_bytes_unless": breaks,
+    }
+
+
+def all_windows(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of a run of several windows from those of each: sums of work and time, peaks of memory. Decisions are
+    one word per edited window."""
+    edited = [window for window in facts if "skipped" not in window]
+    run, uncached = (sum(window["flops"][key] for window in edited) for key in ("run", "uncached"))
+    return {
+        "decisions": {
+            branch.value: " ".join(filter(None, (window["decisions"][branch.value] for window in edited)))
+            for branch in Branch
+        },
+        "accelerated": any(window["accelerated"] for window in edited),
+        "tokens": max((window["tokens"] for window in edited), key=lambda tokens: tokens["active"], default={}),
+        **{key: _sum_counts([window[key] for window in edited]) for key in ("blocks", "sublayers")},
+        "flops": {"run": run, "uncached": uncached, "ratio": round(uncached / run, 4) if run else None},
+        "cache_bytes": max((window["cache_bytes"] for window in edited), default=0),
+        "peak_memory_gib": max((window["peak_memory_gib"] for window in edited), default=0.0),
+        "windows": list(facts),
+    }
+
+
+def _sum_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
 def timing_s(stage_ms: Mapping[str, float], load_s: float, composite_s: float, total_s: float) -> dict[str, float]:
     """Stage times in seconds under the record's keys."""
     known = {"load": load_s, "composite": composite_s, "total": total_s}
     return {
         stage: round(known[stage] if stage in known else stage_ms.get(stage, 0.0) / 1e3, 4) for stage in STAGES
     }
+
+
+def sum_timing_s(windows: Sequence[Mapping[str, float]], load_s: float, composite_s: float) -> dict[str, float]:
+    """Stage times of all windows, whichever process edited them."""
+    total = {stage: round(sum(window[stage] for window in windows), 4) for stage in STAGES}
+    total |= {"load": round(load_s, 4), "composite": round(composite_s, 4)}
+    total["total"] = round(total["total"] + load_s + composite_s, 4)
+    return total
 
 
 def config_json(config: Any) -> dict[str, Any]:
@@ -108,7 +161,16 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The table after a run, from its record."""
     times, flops, tokens = record["timing_s"], record["flops"], record["tokens"]
     stages = ", ".join(f"{stage.replace('_', ' ')} {times[stage]:.1f} s" for stage in STAGES if times[stage] >= 0.05)
-    rows = [(f"steps ({branch})", letters) for branch, letters in record["decisions"].items() if letters]
+    rows = []
+    if "windows" in record:
+        skipped = sum("skipped" in window for window in record["windows"])
+        without = f", {skipped} of them with nothing to edit" if skipped else ""
+        rows.append(("windows", f"{len(record['windows'])}{without}"))
+    for branch, letters in record["decisions"].items():
+        if letters:
+            first, *others = letters.split()
+            more = f" and so on ({len(others)} more windows, see the record)" if others else ""
+            rows.append((f"steps ({branch})", first + more))
     rows.append(("time", stages))
     if not record["accelerated"] and record["mode"] != "baseline":
         rows.append(("speed", "NOT ACCELERATED: no partial and no reused step at these settings"))

@@ -14,17 +14,26 @@ from hetcache.trace import StepRecord, Trace
 Observer = Callable[[Step, list[StepRecord]], None]
 
 
+class CacheBudgetError(ValueError):
+    """A mode that cannot do with less memory has passed its budget."""
+
+
 class CacheSession:
     """State of one video under one mode: a manager per CFG branch, the step cursor, the trace, the timings.
 
     `make_manager(branch)` is called once per branch that really runs. Pass `session.steps` to the pipeline as
     `progress_bar_cmd`: the loop itself then says which step runs. `observer(step, records)` is called after
-    every step. A session serves one run; a second one raises RuntimeError.
+    every step. `budget_gib` bounds what the branches keep together. A session serves one run; a second one raises
+    RuntimeError.
     """
 
-    def __init__(self, make_manager: Callable[[Branch], CacheManager], observer: Observer | None = None) -> None:
+    def __init__(
+        self, make_manager: Callable[[Branch], CacheManager], observer: Observer | None = None,
+        budget_gib: float | None = None,
+    ) -> None:
         self._make_manager = make_manager
         self._observer = observer
+        self._budget_gib = budget_gib
         self._managers: dict[Branch, CacheManager] = {}
         self.measure_schedule: Callable[[torch.Tensor], Schedule] | None = None
         self.schedule: Schedule | None = None
@@ -67,6 +76,17 @@ class CacheSession:
     def cache_bytes(self) -> int:
         """Peak of what the branches' stores held, summed."""
         return sum(manager.cache_bytes for manager in self._managers.values())
+
+    def check_budget(self) -> None:
+        """Raises CacheBudgetError when the branches keep more than they may."""
+        if self._budget_gib is None:
+            return
+        used_gib = self.cache_bytes / 2**30
+        if used_gib > self._budget_gib:
+            raise CacheBudgetError(
+                f"the cache has grown to {used_gib:.4g} GiB, over --cache-budget-gib {self._budget_gib:g}: give it "
+                "more, or use --mode hetcache, which makes do with less"
+            )
 
     def notes(self) -> dict[str, Any]:
         """Facts about the run for its record: the forward's own and, under their name, each branch's."""

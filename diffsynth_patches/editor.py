@@ -1,0 +1,106 @@
+"""Editor: a loaded pipeline that edits clips under a mode, within the memory that there is."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from diffsynth_patches import loader
+from diffsynth_patches.loader import VramOptions
+from diffsynth_patches.run import EditResult, run_edit, schedule_of
+from hetcache.api import Branch
+from hetcache.budget import fit_to_budget
+from hetcache.clip import Clip
+from hetcache.job import EditSettings, Job
+from hetcache.modes import Mode, RunContext
+from hetcache.progress import StepBar
+from hetcache.session import now_ms
+
+KEPT_FREE = 0.8
+GIB = 2**30
+
+
+class OutOfMemoryError(ValueError):
+    """The GPU is too small for these settings; the message says which to change."""
+
+
+class Editor:
+    """Loads the job's pipeline at once. When CUDA runs out of memory during an edit, it tries once more with the VAE in
+    tiles and DiffSynth's offloading on, and keeps these; `notes` says so, for the record."""
+
+    def __init__(self, job: Job, vram: VramOptions) -> None:
+        self._job = job
+        self._vram = vram
+        self._tiled = job.settings.vae_tiling == "on"
+        self.notes: list[str] = []
+        start_ms = now_ms()
+        self.pipe: Any = self._load()
+        self.load_s = (now_ms() - start_ms) / 1e3
+
+    def within_budget(self, mode: Mode, config: Any) -> Any:
+        """The config that keeps to `--cache-budget-gib`; what it gave up is in `notes`. Raises ValueError."""
+        job = self._job
+        budget_gib = job.settings.cache_budget_gib
+        if budget_gib is None:
+            return config
+        _, shape = schedule_of(self.pipe, job.settings)
+        num_tokens = job.context(config).classes.num_tokens
+        num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
+        config, reasons = fit_to_budget(
+            mode, config, budget_gib, shape, num_tokens, job.dtype.itemsize, num_branches
+        )
+        self.notes += reasons
+        return config
+
+    def edit(
+        self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
+    ) -> EditResult:
+        """Raises OutOfMemoryError when the GPU is too small even so."""
+        try:
+            return self._edit(clip, mode, config, context, settings, label)
+        except torch.cuda.OutOfMemoryError:
+            if self._tiled and self._vram.limit_gib is not None:
+                raise OutOfMemoryError(self._remedy()) from None
+        self._make_room()
+        try:
+            return self._edit(clip, mode, config, context, settings, label)
+        except torch.cuda.OutOfMemoryError:
+            raise OutOfMemoryError(self._remedy()) from None
+
+    def _edit(
+        self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
+    ) -> EditResult:
+        if self._tiled:
+            settings = replace(settings, vae_tiling="on")
+        with StepBar(settings.num_steps, label) as bar:
+            return run_edit(self.pipe, self._job.info, clip, mode.build(config, context), settings, bar.observe)
+
+    def _make_room(self) -> None:
+        """Load again with offloading, within what is free once the old weights are gone."""
+        self.pipe = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        if self._vram.limit_gib is None:
+            free_bytes, _ = torch.cuda.mem_get_info(self._job.device)
+            self._vram = replace(self._vram, limit_gib=KEPT_FREE * free_bytes / GIB)
+        self._tiled = True
+        self.notes.append(
+            f"CUDA ran out of memory: tried again with --vae-tiling on --vram-limit {self._vram.limit_gib:.1f}"
+        )
+        self.pipe = self._load()
+
+    def _load(self) -> Any:
+        job = self._job
+        pipe, _ = loader.load_pipeline(job.model, job.device, job.dtype, job.settings.prompts, self._vram)
+        return pipe
+
+    def _remedy(self) -> str:
+        height, width = self._job.clip.size
+        return (
+            f"CUDA is out of memory at {width}x{height} and {self._job.clip.num_frames} frames, also with --vae-tiling "
+            f"on and --vram-limit {self._vram.limit_gib:.1f}: use a smaller --height and --width, fewer --frames (or a "
+            "smaller --window), --fp8-storage, or --context-kv sampled in --mode hetcache"
+        )

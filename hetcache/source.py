@@ -1,0 +1,116 @@
+"""Source: the video, its mask and the asked changes to them, as frames and masks of one size (the canvas)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.masks import Extend, dilate_mask, iter_mask, outpaint, outpainted_size, read_mask
+from hetcache.placement import Fit
+from hetcache.video_ffmpeg import VideoError
+from hetcache.video_read import VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How files become frames and masks. A mask pixel is edited where its grey is at least `mask_threshold`, then
+    `invert_mask` swaps, then it grows by `mask_dilate_px` source pixels. `outpaint` widens the canvas by (left, top,
+    right, bottom) pixels and masks them. `fit` brings the canvas to the model's size: see `Placement`."""
+
+    mask_threshold: int = 128
+    invert_mask: bool = False
+    mask_extend: Extend = "error"
+    mask_dilate_px: int = 0
+    outpaint: tuple[int, int, int, int] | None = None
+    fit: Fit = "stretch"
+
+
+@dataclass(frozen=True)
+class Source:
+    """`mask` None asks for the outpainted border alone. `info` describes the video file."""
+
+    video: Path
+    mask: Path | None
+    options: InputOptions
+    info: VideoInfo
+
+    @classmethod
+    def open(cls, video: Path, mask: Path | None, options: InputOptions | None = None) -> Source:
+        """Raises VideoError for a video that cannot be read, no mask where one is needed, or a canvas that is too
+        large."""
+        options = options or InputOptions()
+        if mask is None and options.outpaint is None:
+            raise VideoError(f"video {video}: which part is to be edited? Give --mask or --outpaint")
+        info = probe(video)
+        if mask is not None:
+            probe(mask, "mask")
+        if options.outpaint is not None:
+            outpainted_size(options.outpaint, info.height, info.width)
+        return cls(video, mask, options, info)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the canvas: the video's, widened by `outpaint`."""
+        size = self.info.height, self.info.width
+        return outpainted_size(self.options.outpaint, *size) if self.options.outpaint else size
+
+    def length(self, asked: int | None = None) -> int:
+        """`asked` frames, or all of the video. Raises VideoError when video or mask (unless extended) has fewer."""
+        found = count_frames(self.video)
+        num_frames = found if asked is None else asked
+        if found < max(num_frames, 1):
+            raise VideoError(too_few(f"video {self.video}", found, max(num_frames, 1), 0))
+        if self.mask is None or self.options.mask_extend != "error" or probe(self.mask, "mask").kind == "image":
+            return num_frames
+        masks = count_frames(self.mask, "mask")
+        if masks < num_frames:
+            raise VideoError(too_few(f"mask {self.mask}", masks, num_frames, 0) + ", or --mask-extend hold|loop")
+        return num_frames
+
+    def read(self, count: int) -> tuple[Frames, Mask]:
+        """The first `count` frames and masks of the canvas, [T, H, W, 3] uint8 and [T, H, W] bool. Raises
+        VideoError."""
+        options = self.options
+        frames = read_frames(self.video, count=count)
+        if self.mask is None:
+            mask = np.zeros(frames.shape[:3], np.bool_)
+        else:
+            mask = read_mask(
+                self.mask, count, frames.shape[1:3], options.mask_threshold, options.invert_mask, options.mask_extend
+            )
+        return self._canvas(frames, mask)
+
+    def stream(self, start: int = 0) -> Generator[tuple[Frames, Mask], None, None]:
+        """Frames [1, H, W, 3] and masks [1, H, W] of the canvas from frame `start` to the end of the shorter file,
+        in memory that does not grow."""
+        options, size = self.options, (self.info.height, self.info.width)
+        with closing(iter_frames(self.video, start)) as frames:
+            if self.mask is None:
+                for frame, mask in zip(frames, repeat(np.zeros(size, np.bool_)), strict=False):
+                    yield self._canvas(frame[None], mask[None])
+                return
+            every = iter_mask(self.mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
+            with closing(every) as masks:
+                for frame, mask in zip(frames, islice(masks, start, None), strict=False):
+                    yield self._canvas(frame[None], mask[None])
+
+    def _canvas(self, frames_THWC: Frames, mask_THW: Mask) -> tuple[Frames, Mask]:
+        options = self.options
+        if options.mask_dilate_px:
+            mask_THW = dilate_mask(mask_THW, options.mask_dilate_px)
+        if options.outpaint is None:
+            return frames_THWC, mask_THW
+        left, top, _, _ = options.outpaint
+        wide_THWC, wide_mask_THW = outpaint(frames_THWC, *options.outpaint)
+        height, width = mask_THW.shape[1:]
+        wide_mask_THW[:, top : top + height, left : left + width] = mask_THW
+        return wide_THWC, wide_mask_THW
