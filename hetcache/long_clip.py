@@ -66,8 +66,8 @@ def finished_frames(
     store: WindowStore, windows: Sequence[Window], start: int, stop: int
 ) -> Iterator[Frames]:
     """Finished frames [H, W, 3] at the model's size from `start` to `stop`, each from the last window that has it."""
-    owners = [*(window.start for window in windows[1:]), stop]
-    for index, (window, end) in enumerate(zip(windows, owners, strict=True)):
+    ends = [window.start for window in windows[1:]] + [stop]
+    for index, (window, end) in enumerate(zip(windows, ends, strict=False)):
         if end <= start or window.start >= stop:
             continue
         frames_THWC = store.frames(index)

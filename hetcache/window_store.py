@@ -32,7 +32,7 @@ class WindowStore:
         """
         path = self.folder / RUN
         wanted = json.loads(json.dumps(run))
-        if path.is_file():
+        if path.is_file() and self.finished():
             known = _read_json(path)
             if not resume:
                 raise VideoError(
