@@ -67,7 +67,7 @@ def load(args: Namespace, job: Job) -> Editor:
 
     if args.huggingface:
         use_hugging_face()
-    return Editor(job, VramOptions(args.vram_limit, args.fp8_storage))
+    return Editor(job, VramOptions(args.vram_limit, args.fp8_storage), args.revision)
 
 
 def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[Editor, Any]:
@@ -228,7 +228,8 @@ def first_facts(args: Namespace, config: Any, job: Job, editors: list[Editor]) -
         "config": {
             **asdict(config), **asdict(job.settings), **asdict(job.source.options), "feather_px": job.feather_px,
             "frames": job.num_frames, "height": height, "width": width, "video": str(args.video),
-            "mask": None if args.mask is None else str(args.mask), "dtype": str(job.dtype).removeprefix("torch."),
+            "mask": None if args.mask is None else str(args.mask), "revision": args.revision,
+            "dtype": str(job.dtype).removeprefix("torch."),
         },
         "versions": records.package_versions(),
         "hardware": records.hardware(job.device),

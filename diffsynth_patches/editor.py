@@ -31,9 +31,10 @@ class Editor:
     """Loads the job's pipeline at once. When CUDA runs out of memory during an edit, it tries once more with the VAE in
     tiles and DiffSynth's offloading on, and keeps these; `notes` says so, for the record."""
 
-    def __init__(self, job: Job, vram: VramOptions) -> None:
+    def __init__(self, job: Job, vram: VramOptions, revision: str | None = None) -> None:
         self._job = job
         self._vram = vram
+        self._revision = revision
         self._tiled = job.settings.vae_tiling == "on"
         self.notes: list[str] = []
         start_ms = now_ms()
@@ -94,7 +95,9 @@ class Editor:
 
     def _load(self) -> Any:
         job = self._job
-        pipe, _ = loader.load_pipeline(job.model, job.device, job.dtype, job.settings.prompts, self._vram)
+        pipe, _ = loader.load_pipeline(
+            job.model, job.device, job.dtype, job.settings.prompts, self._vram, self._revision
+        )
         return pipe
 
     def _remedy(self) -> str:

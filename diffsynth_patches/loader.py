@@ -12,6 +12,7 @@ import torch
 from diffsynth.core import ModelConfig
 from diffsynth.pipelines.wan_video import WanVideoPipeline, WanVideoUnit_PromptEmbedder
 
+from diffsynth_patches.hub import HubModel
 from diffsynth_patches.tiny import load_tiny_pipeline
 from hetcache.models import ModelInfo, model_info
 from hetcache.prompt_book import PromptBook, PromptStore
@@ -31,13 +32,15 @@ class VramOptions:
 
 
 def load_pipeline(
-    model: str, device: str, dtype: torch.dtype, prompts: Sequence[str] = (), vram: VramOptions | None = None
+    model: str, device: str, dtype: torch.dtype, prompts: Sequence[str] = (), vram: VramOptions | None = None,
+    revision: str | None = None,
 ) -> tuple[WanVideoPipeline, ModelInfo]:
     """The pipeline of a model name (`tiny`, `wan2.1-vace-1.3b`, `wan2.1-vace-14b`) or of a local folder.
 
     Published weights come from ModelScope, or from Hugging Face with `DIFFSYNTH_DOWNLOAD_SOURCE=HuggingFace`,
-    exactly as DiffSynth resolves them. With `prompts`, a published model's text encoder is loaded only if one of
-    them was never embedded before, and leaves memory afterwards; the pipeline then knows these prompts alone.
+    exactly as DiffSynth resolves them, or at `revision` (a commit, tag or branch of the hub's repository). With
+    `prompts`, a published model's text encoder is loaded only if one of them was never embedded before, and leaves
+    memory afterwards; the pipeline then knows these prompts alone.
     Raises ValueError for an unknown name, FileNotFoundError for a folder that lacks files.
     """
     info = model_info(model)
@@ -46,7 +49,7 @@ def load_pipeline(
         return load_tiny_pipeline(device=device, dtype=dtype, weights_dir=weights), info
     store = PromptStore(_encoder_id(model, info, dtype))
     needs_text = not prompts or not store.has_all(prompts)
-    configs, tokenizer = _configs(model, info, needs_text)
+    configs, tokenizer = _configs(model, info, needs_text, revision)
     options = vram or VramOptions()
     for config in configs:
         _manage_vram(config, options, device, dtype)
@@ -59,16 +62,18 @@ def load_pipeline(
     return pipe, info
 
 
-def _configs(model: str, info: ModelInfo, needs_text: bool) -> tuple[list[ModelConfig], ModelConfig | None]:
+def _configs(
+    model: str, info: ModelInfo, needs_text: bool, revision: str | None
+) -> tuple[list[ModelConfig], ModelConfig | None]:
     if info.repository is None:
         dit, text, vae = folder_configs(Path(model))
         tokenizer = ModelConfig(path=str(Path(model, "google", "umt5-xxl")))
     else:
         dit, text, vae = (
-            ModelConfig(model_id=info.repository, origin_file_pattern=pattern)
+            HubModel(model_id=info.repository, origin_file_pattern=pattern, revision=revision)
             for pattern in (DIT_PATTERN, T5_FILES[1], VAE_FILES[1])
         )
-        tokenizer = ModelConfig(model_id=info.repository, origin_file_pattern="google/umt5-xxl/")
+        tokenizer = HubModel(model_id=info.repository, origin_file_pattern="google/umt5-xxl/", revision=revision)
     return ([dit, text, vae], tokenizer) if needs_text else ([dit, vae], None)
 
 

@@ -179,6 +179,10 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="keep weights on the CPU and move them to the GPU while less than this is used (default: all on the GPU)",
     )
     group.add_argument("--fp8-storage", action="store_true", help="with --vram-limit: store resting weights as fp8")
+    group.add_argument(
+        "--revision", metavar="REV",
+        help="commit, tag or branch of the hub's repository to take the weights from (default: the hub's newest)",
+    )
     group.add_argument("--huggingface", action="store_true", help="fetch weights from Hugging Face, not ModelScope")
     group.add_argument("--prompt", help="what should be there (default: the model's own, printed before the run)")
     group.add_argument("--negative-prompt", help="what should not be there")

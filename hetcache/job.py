@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,8 +86,12 @@ def prepare(args: Namespace) -> Job:
         raise VideoError(f"--sigma-shift {args.sigma_shift}: greater than 0, 5 is the model's own")
     output = _output(args)
     device, dtype = choose_device(args)
+    if args.revision is not None and not re.fullmatch(r"[\w][\w./-]*", args.revision):
+        raise VideoError(f"--revision {args.revision}: not the name of a commit, tag or branch")
     model, why = choose_model(args.model, device.startswith("cuda"))
     info = model_info(model)
+    if args.revision is not None and info.repository is None:
+        raise VideoError(f"--revision {args.revision}: --model {model} is on this machine; a revision is a hub's")
     source = Source.open(args.video, args.mask, input_options(args))
     height, width = info.default_size(*source.size)
     size = args.height or height, args.width or width
@@ -162,7 +167,7 @@ def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[s
         "edit": asdict(job.settings), "input options": asdict(job.source.options),
         **{name: _file_facts(path) for name, path in files.items()},
         "windows": [asdict(window) for window in job.windows], "size": job.clip.size, "feather": job.feather_px,
-        "weights": weights, "memory": [args.vram_limit, args.fp8_storage],
+        "weights": [weights, args.revision], "memory": [args.vram_limit, args.fp8_storage],
         "device": [job.device, str(job.dtype), torch.get_num_threads()], "versions": package_versions(),
     }
 

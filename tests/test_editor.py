@@ -1,0 +1,85 @@
+"""CUDA out of memory: one more try with tiling and offloading, said in the notes; then a message with the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from diffsynth_patches import editor as editing
+from diffsynth_patches import loader
+from diffsynth_patches.editor import Editor, OutOfMemoryError
+from diffsynth_patches.loader import VramOptions
+from hetcache.job import EditSettings
+from hetcache.modes import MODES
+
+SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)
+
+
+@dataclass
+class Machine:
+    """A GPU on which the first `failures` edits run out of memory."""
+
+    failures: int
+    loads: list[VramOptions] = field(default_factory=list)
+    tilings: list[str] = field(default_factory=list)
+
+    def load(self, model: str, device: str, dtype: Any, prompts: Any, vram: VramOptions, revision: Any) -> Any:
+        self.loads.append(vram)
+        return SimpleNamespace(), None
+
+    def run_edit(self, pipe: Any, info: Any, clip: Any, make_manager: Any, settings: Any, observer: Any) -> str:
+        assert pipe is not None
+        self.tilings.append(settings.vae_tiling)
+        if len(self.tilings) <= self.failures:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return "edited"
+
+
+def edit(monkeypatch, failures: int, vram: VramOptions | None = None) -> tuple[Machine, Editor, Any]:
+    machine = Machine(failures)
+    monkeypatch.setattr(loader, "load_pipeline", machine.load)
+    monkeypatch.setattr(editing, "run_edit", machine.run_edit)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 80 * 2**30))
+    clip = SimpleNamespace(size=(480, 832), num_frames=81)
+    job: Any = SimpleNamespace(model="m", device="cuda", dtype=torch.bfloat16, settings=SETTINGS, clip=clip, info=None)
+    chosen = Editor(job, vram or VramOptions())
+    mode = MODES["baseline"]
+    context: Any = None
+    return machine, chosen, lambda: chosen.edit(job.clip, mode, mode.config(), context, SETTINGS, "baseline")
+
+
+def test_enough_memory_changes_nothing(monkeypatch):
+    machine, editor, run = edit(monkeypatch, 0)
+    assert run() == "edited"
+    assert (machine.tilings, len(machine.loads), editor.notes) == (["auto"], 1, [])
+
+
+def test_out_of_memory_is_tried_once_more_with_tiling_and_offloading(monkeypatch):
+    machine, editor, run = edit(monkeypatch, 1)
+    assert run() == "edited"
+    assert machine.tilings == ["auto", "on"]
+    assert machine.loads == [VramOptions(), VramOptions(limit_gib=8.0)]
+    assert "--vae-tiling on --vram-limit 8.0" in editor.notes[0]
+    assert run() == "edited"
+    assert machine.tilings == ["auto", "on", "on"]
+    assert len(editor.notes) == 1
+
+
+def test_a_second_time_ends_in_a_message_with_the_settings_to_try(monkeypatch):
+    machine, _, run = edit(monkeypatch, 9)
+    with pytest.raises(OutOfMemoryError, match="832x480 and 81 frames.*--height and --width.*--fp8-storage"):
+        run()
+    assert machine.tilings == ["auto", "on"]
+    with pytest.raises(OutOfMemoryError):
+        run()
+    assert machine.tilings == ["auto", "on", "on"]
+
+
+def test_a_limit_that_was_asked_for_is_kept(monkeypatch):
+    machine, _, run = edit(monkeypatch, 1, VramOptions(limit_gib=4.0, fp8_storage=True))
+    assert run() == "edited"
+    assert machine.loads[1] == VramOptions(limit_gib=4.0, fp8_storage=True)
