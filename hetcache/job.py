@@ -15,6 +15,7 @@ from hetcache.clip import Clip, check_frame_count, check_side, smallest_4k_plus_
 from hetcache.masks import FEATHER_PX_AT_480P
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.modes import RunContext
+from hetcache.placement import Placement
 from hetcache.record import package_versions
 from hetcache.source import InputOptions, Source
 from hetcache.tokens import classify
@@ -103,6 +104,10 @@ def prepare(args: Namespace) -> Job:
         )
     if len(windows) == 1 and args.resume:
         raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
+    if len(windows) > 1 and args.fit == "crop":
+        placement = Placement(args.fit, source.size, size)
+        for mask_THW in source.masks(num_frames):
+            placement.mask_to_model(mask_THW)
     clip = take_clip(source, min(windows[0].count, num_frames), size)
     settings = EditSettings(
         prompt=info.prompt if args.prompt is None else args.prompt,

@@ -13,7 +13,6 @@ from hetcache.clip import Clip, hold_last
 from hetcache.placement import Placement
 from hetcache.source import Source
 from hetcache.video import VideoError, composite
-from hetcache.video_read import too_few
 from hetcache.window_store import WindowStore
 from hetcache.windows import Window
 
@@ -42,7 +41,10 @@ class WindowReader:
             pair = next(self._stream, None)
             if pair is None:
                 found = self._held_from + len(self._held)
-                raise VideoError(too_few(f"video {self._source.video}", found, self._num_frames, 0))
+                raise VideoError(
+                    f"video {self._source.video} or its mask: ends after {found} of {self._num_frames} frames, it is "
+                    f"damaged: re-encode it, or go on with --frames {found} --resume"
+                )
             frames, mask = pair
             self._held.append((self._placement.frames_to_model(frames)[0], self._placement.mask_to_model(mask)[0]))
         frames_THWC = hold_last(np.stack([frame for frame, _ in self._held[:count]]), window.count)

@@ -76,6 +76,18 @@ class Source:
             raise VideoError(too_few(f"mask {self.mask}", masks, num_frames, 0) + ", or --mask-extend hold|loop")
         return num_frames
 
+    def masks(self, count: int) -> Generator[Mask, None, None]:
+        """The first `count` masks [1, H, W] of the canvas, without decoding the video."""
+        size, blank = (self.info.height, self.info.width), np.zeros((1, self.info.height, self.info.width, 3), np.uint8)
+        if self.mask is None:
+            yield self._canvas(blank, np.zeros((1, *size), np.bool_))[1]
+            return
+        options = self.options
+        every = iter_mask(self.mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
+        with closing(every) as masks:
+            for mask in islice(masks, count):
+                yield self._canvas(blank, mask[None])[1]
+
     def read(self, count: int) -> tuple[Frames, Mask]:
         """The first `count` frames and masks of the canvas, [T, H, W, 3] uint8 and [T, H, W] bool. Raises
         VideoError."""

@@ -26,26 +26,27 @@ class WindowStore:
         self.folder = output.with_name(f"{output.stem}_windows")
 
     def open(self, run: Mapping[str, Any], resume: bool) -> None:
-        """Take the folder for the run that `run` describes (JSON values): everything that its bytes depend on.
+        """Take the folder for the run that `run` describes (JSON values): everything that its bytes depend on, with
+        `windows` as a list. Of those only the finished ones must agree, so a run may end earlier or later.
 
         Raises VideoError when windows are there and `resume` is not asked, or when they belong to another run.
         """
         path = self.folder / RUN
         wanted = json.loads(json.dumps(run))
-        if path.is_file() and self.finished():
+        done = self.finished()
+        if path.is_file() and done:
             known = _read_json(path)
             if not resume:
                 raise VideoError(
                     f"{self.folder} keeps the windows of an interrupted run: add --resume to go on with it, or delete "
                     "the folder to start over"
                 )
-            changed = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+            changed = sorted(key for key in {*known, *wanted} if _part(known, key, done) != _part(wanted, key, done))
             if changed:
                 raise VideoError(
                     f"{self.folder} keeps the windows of another run ({', '.join(changed)} differ): give the same "
                     "flags and files, or delete the folder to start over"
                 )
-            return
         try:
             self.folder.mkdir(exist_ok=True)
             with atomic_output(path) as temporary:
@@ -99,6 +100,11 @@ class WindowStore:
 
     def _facts(self, index: int) -> Path:
         return self.folder / f"window_{index:05d}.json"
+
+
+def _part(run: Mapping[str, Any], key: str, done: int) -> Any:
+    value = run.get(key)
+    return value[:done] if key == "windows" and isinstance(value, list) else value
 
 
 def _read_json(path: Path) -> dict[str, Any]:
