@@ -59,4 +59,6 @@ def edit_window(
         **measured,
         "timing_s": timing_s(stage_ms, 0.0, 0.0, sum(stage_ms.values()) / 1e3),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
+        "settings": asdict(config),
+        "fell_back": list(editor.notes),
     }

@@ -39,8 +39,10 @@ def fit_to_budget(
         needed = needed_gib(config)
         if needed <= budget_gib:
             return config, reasons
-        reasons.append(f"{given_up} ({needed:.4g} GiB would be over --cache-budget-gib {budget_gib:g})")
-        config = replace(config, **changes)
+        smaller = replace(config, **changes)
+        if smaller != config:
+            reasons.append(f"{given_up} ({needed:.4g} GiB would be over --cache-budget-gib {budget_gib:g})")
+            config = smaller
     needed = needed_gib(config)
     if needed > budget_gib:
         raise ValueError(

@@ -53,6 +53,13 @@ def test_cached_keys_go_first_and_partial_steps_last(shape):
         fit(shape, sizes[2] - 1, context_kv="cached")
 
 
+def test_what_was_not_asked_for_is_not_given_up(shape):
+    needed = 2 * HETCACHE.config().cache_bytes(shape, TOKENS, 4)
+    config, reasons = fit(shape, needed - 1)
+    assert config.whole_steps_only
+    assert len(reasons) == 1 and "no partial steps" in reasons[0]
+
+
 def test_the_composition_counts_its_own_residual(shape):
     composed = MODES["hetcache_teacache"]
     residual = TOKENS * shape.dim * 4

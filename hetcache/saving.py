@@ -1,0 +1,134 @@
+"""What a run leaves behind: the composited video, the raw one, the record and the page."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hetcache import record as records
+from hetcache.compare import compare
+from hetcache.job import Job
+from hetcache.long_clip import composited, finished_frames
+from hetcache.modes import RunContext
+from hetcache.video import atomic_output, composite, write_video
+from hetcache.window_store import WindowStore
+
+if TYPE_CHECKING:
+    from diffsynth_patches.editor import Editor
+    from diffsynth_patches.run import EditResult
+
+
+def save_edit(
+    args: Namespace, config: Any, job: Job, context: RunContext, results: list[EditResult], editor: Editor, start: float
+) -> dict[str, Any]:
+    """Composite and write one window's edit, `results[0]`; `results[1]` is the baseline's with --compare. Returns the
+    record."""
+    result, clip = results[0], job.clip
+    composite_start = time.perf_counter()
+    frames = composite(clip.source_THWC, clip.to_source(result.frames_THWC), clip.source_mask_THW, job.feather_px)
+    write_video(job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+    raw = raw_path(args, job)
+    if raw is not None:
+        write_video(raw, result.frames_THWC[: job.num_frames], clip.fps)
+    now, stage_ms = time.perf_counter(), result.session.stage_ms
+    composite_s = now - composite_start
+    # With --compare the clock has also seen the baseline.
+    total_s = editor.load_s + sum(stage_ms.values()) / 1e3 + composite_s if args.compare else now - start
+    record = {
+        **run_facts(args, asdict(config), job, editor.notes),
+        "timing_s": records.timing_s(stage_ms, editor.load_s, composite_s, total_s),
+        **records.session_facts(result.session, result.shape, context.classes),
+        "peak_memory_gib": round(result.peak_memory_gib, 3),
+        "outputs": outputs(args, job, raw),
+    }
+    if args.compare:
+        baseline = results[1]
+        record["compare"] = compare(
+            stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW
+        )
+    records.write_record(job.output.with_suffix(".json"), record)
+    if args.report:
+        from hetcache.report.run_page import run_html
+
+        page = run_html(
+            record, shlex.join(["python", "inference.py", *args.words]), clip, frames, context.classes,
+            result.session.trace.plans, results[1].frames_THWC if args.compare else None,
+        )
+        with atomic_output(job.output.with_suffix(".html")) as temporary:
+            temporary.write_text(page)
+    return record
+
+
+def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
+    """Composite and write the finished windows of a long video as a stream. Returns the record."""
+    clip = job.clip
+    composite_start = time.perf_counter()
+    frames = composited(job.source, clip.size, store, job.windows, job.num_frames, job.feather_px)
+    write_video(job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+    raw = raw_path(args, job)
+    if raw is not None:
+        write_video(raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
+    composite_s = time.perf_counter() - composite_start
+    facts = [store.facts(index) for index in range(len(job.windows))]
+    edited = [window for window in facts if "skipped" not in window]
+    settings = edited[0].pop("settings") if edited else asdict(config)
+    fell_back = dict.fromkeys(note for window in edited for note in window.pop("fell_back"))
+    for window in edited[1:]:
+        del window["settings"]
+    record = {
+        **run_facts(args, settings, job, list(fell_back)),
+        "timing_s": records.sum_timing_s([window["timing_s"] for window in edited], load_s, composite_s),
+        **records.all_windows(facts),
+        "outputs": outputs(args, job, raw),
+    }
+    records.write_record(job.output.with_suffix(".json"), record)
+    return record
+
+
+def save_source(job: Job, mode: str) -> str:
+    """An empty mask asks for nothing: the source comes back, and the record says so. Returns what to tell."""
+    clip = job.clip
+    write_video(job.output, clip.source_THWC, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+    note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
+    record = {"schema": records.SCHEMA, "mode": mode, "note": note, "outputs": {"video": str(job.output), "raw": None}}
+    records.write_record(job.output.with_suffix(".json"), record)
+    return f"{note} in {job.output}"
+
+
+def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Sequence[str]) -> dict[str, Any]:
+    """The part of a record that does not depend on what the denoising loop did."""
+    height, width = job.clip.size
+    return {
+        "schema": records.SCHEMA,
+        "mode": args.mode,
+        "model": job.info.model_id,
+        "config": {
+            **settings, **asdict(job.settings), **asdict(job.source.options), "feather_px": job.feather_px,
+            "frames": job.num_frames, "height": height, "width": width, "video": str(args.video),
+            "mask": None if args.mask is None else str(args.mask), "revision": args.revision,
+            "dtype": str(job.dtype).removeprefix("torch."),
+        },
+        "versions": records.package_versions(),
+        "hardware": records.hardware(job.device),
+        "determinism": records.determinism(job.device),
+        "seed": job.settings.seed,
+        **({"fell_back": list(fell_back)} if fell_back else {}),
+    }
+
+
+def raw_path(args: Namespace, job: Job) -> Path | None:
+    """Where the model's output before compositing goes, if it was asked for."""
+    return job.output.with_name(f"{job.output.stem}_raw.mp4") if args.save_raw else None
+
+
+def outputs(args: Namespace, job: Job, raw: Path | None) -> dict[str, str | None]:
+    """The paths in a record."""
+    return {
+        "video": str(job.output), "raw": str(raw) if raw else None, "record": str(job.output.with_suffix(".json")),
+        "report": str(job.output.with_suffix(".html")) if args.report else None,
+    }
