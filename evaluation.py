@@ -49,47 +49,57 @@ def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="evaluation.py", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_quality(commands.add_parser("quality", help="PSNR, SSIM, LPIPS, VFID, FVD, temporal figures, VMAF"))
-    _add_vbench(commands.add_parser("vbench", help="VBench's no-reference dimensions"))
+    quality_text = "PSNR, SSIM, LPIPS, VFID, FVD, warping error, flicker, VMAF: edited videos against other videos"
+    _add_quality(commands.add_parser("quality", help=quality_text, description=quality_text))
+    vbench_text = "VBench's no-reference dimensions of edited videos, by VBench itself"
+    _add_vbench(commands.add_parser("vbench", help=vbench_text, description=vbench_text))
     return parser
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
     pair = parser.add_argument_group("one video")
-    pair.add_argument("--pred", type=Path, help="the edited video")
-    pair.add_argument("--gt", type=Path, help="the source video (the paper's figures)")
-    pair.add_argument("--reference", type=Path, help="the uncached output of the same seed (the literature's)")
-    pair.add_argument("--mask", type=Path, help="also measure inside this mask, along its seam, and outside")
+    pair.add_argument("--pred", type=Path, metavar="FILE", help="the edited video")
+    pair.add_argument("--gt", type=Path, metavar="FILE", help="the source video (the paper's figures)")
+    reference = "the uncached output of the same seed (the literature's figures)"
+    pair.add_argument("--reference", type=Path, metavar="FILE", help=reference)
+    pair.add_argument("--mask", type=Path, metavar="FILE", help="measure inside it, along its seam and outside too")
     batch = parser.add_argument_group("many videos, paired by name: a.mp4 with a.mp4 or a_METHOD.mp4")
     for name in ("pred", "gt", "reference", "mask"):
         batch.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=f"folder in the place of --{name}")
-    batch.add_argument("--method", help="the ending of the predictions' names")
-    metrics = f"of {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, help=metrics)
-    parser.add_argument("--vmaf", action="store_true", help="VMAF too")
-    parser.add_argument("--target-frames", type=_count(2), default=8, help="frames a clip has for I3D (8)")
-    parser.add_argument("--i3d-checkpoint", type=Path, help="I3D weights, such as i3d_rgb_imagenet.pt")
-    parser.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS trunk (alex)")
-    parser.add_argument("--lpips-weights", help="trunk file, or `torchvision` to let torchvision download it")
-    resize = "allow different sizes: compare at the size of pred, gt, reference or at WxH"
-    parser.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
-    parser.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, help="seam, pixels a side (8)")
-    parser.add_argument("--batch-frames", type=_count(1), default=8, help="frames decoded at a time (8)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
-    parser.add_argument("--output", type=Path, help="write everything here as JSON")
-    parser.add_argument("--csv", type=Path, help="write the rows here as CSV")
+    batch.add_argument("--method", metavar="NAME", help="the ending of the predictions' names")
+    what = parser.add_argument_group("what to measure, and how")
+    metrics = f"any of: {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
+    what.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=metrics)
+    what.add_argument("--vmaf", action="store_true", help="VMAF too")
+    frames = "frames of each video that I3D sees (%(default)s)"
+    what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help=frames)
+    what.add_argument("--i3d-checkpoint", type=Path, metavar="FILE", help="I3D weights, such as i3d_rgb_imagenet.pt")
+    what.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS trunk (%(default)s)")
+    trunk = "trunk file, or the word torchvision to let torchvision download it"
+    what.add_argument("--lpips-weights", metavar="FILE", help=trunk)
+    resize = "allow different sizes: compare at the size of pred (the default), gt, reference, or at WxH"
+    what.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
+    seam = "pixels of the seam on each side of the mask's border (%(default)s)"
+    what.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, metavar="N", help=seam)
+    what.add_argument("--batch-frames", type=_count(1), default=8, metavar="N", help="frames decoded at a time (8)")
+    what.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
+    files = parser.add_argument_group("files to write")
+    files.add_argument("--output", type=Path, metavar="FILE", help="everything, as JSON")
+    files.add_argument("--csv", type=Path, metavar="FILE", help="the rows of the table, as CSV")
     parser.set_defaults(run=quality)
 
 
 def _add_vbench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pred-dir", type=Path, required=True, help="folder of the edited videos")
-    parser.add_argument("--method", help="score the videos whose names end in _METHOD")
-    parser.add_argument("--vbench-script", type=Path, required=True, help="VBench's evaluate.py")
-    parser.add_argument("--conda-env", help="conda environment VBench is installed in (default: this Python)")
-    dimensions = list(vbench_runner.DEFAULT_DIMENSIONS)
-    parser.add_argument("--dimensions", nargs="+", default=dimensions, help="default: %(default)s")
-    parser.add_argument("--vbench-output", type=Path, default=Path("vbench_results"), help="VBench's own files")
-    parser.add_argument("--output", type=Path, help="write everything here as JSON")
+    parser.add_argument("--pred-dir", type=Path, required=True, metavar="DIR", help="folder of the edited videos")
+    parser.add_argument("--method", metavar="NAME", help="score only the videos whose names end in _NAME")
+    parser.add_argument("--vbench-script", type=Path, required=True, metavar="FILE", help="VBench's evaluate.py")
+    parser.add_argument("--conda-env", metavar="NAME", help="VBench's conda environment (default: this Python)")
+    default = list(vbench_runner.DEFAULT_DIMENSIONS)
+    dimensions = f"VBench's dimensions (default: {' '.join(default)})"
+    parser.add_argument("--dimensions", nargs="+", default=default, metavar="NAME", help=dimensions)
+    folder = "folder for VBench's own files (default: %(default)s)"
+    parser.add_argument("--vbench-output", type=Path, default=Path("vbench_results"), metavar="DIR", help=folder)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write everything here, as JSON")
     parser.set_defaults(run=vbench)
 
 

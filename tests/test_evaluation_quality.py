@@ -14,6 +14,10 @@ from metrics_helpers import LIGHT, moving_frames, noisy, strict_json, write_loss
 from video_files import ffmpeg, make
 
 from hetcache.metrics import psnr, regions, ssim
+from hetcache.metrics.compare import Comparison
+from hetcache.metrics.quality import Quality
+from hetcache.metrics.records import Origin
+from hetcache.metrics.report import COLUMNS, table
 
 pytest.importorskip("skimage.metrics", reason="pip install scikit-image")
 pytest.importorskip("cv2", reason="pip install opencv-python-headless")
@@ -199,6 +203,17 @@ def test_each_video_is_decoded_once_and_frames_do_not_pile_up(quality, tmp_path,
         assert sorted(opened) == sorted(path.name for path in (video, pred, mask))
         peaks.append(most[0])
     assert peaks[0] == peaks[1] <= 3 * (4 + 1)
+
+
+def test_the_whole_table_fits_a_terminal():
+    figures = dict.fromkeys(COLUMNS, 12.3456) | {"warp_error": 0.0098765, "warp_error_ref": 0.0123456}
+    regions_of = dict.fromkeys(("all", "in_mask"), figures)
+    result = Comparison(
+        "scooter-black", "gt", Path("p.mp4"), Path("g.mp4"), Origin(), Origin(), 123, (480, 854), regions_of
+    )
+    shown = table(Quality(results=[result], aggregate={"gt": regions_of}))
+    assert "(ref): the same figure of the gt video alone" in shown and " 9.877 " in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_vmaf(quality, tmp_path):
