@@ -27,7 +27,6 @@ from hetcache.metrics.quality import evaluate, load_models, one_line, resolve_de
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
 from hetcache.metrics.sources import parse_resize
 
-NEEDS_SEVERAL = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
 DEFAULT_METRICS = [name for name in METRICS if name != "vmaf"]
 
 
@@ -71,15 +70,13 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     metrics = f"any of: {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
     what.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=metrics)
     what.add_argument("--vmaf", action="store_true", help="VMAF too")
-    frames = "frames of each video that I3D sees (%(default)s)"
-    what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help=frames)
+    what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help="frames I3D sees of a video (8)")
     what.add_argument("--i3d-checkpoint", type=Path, metavar="FILE", help="I3D weights, such as i3d_rgb_imagenet.pt")
     what.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS trunk (%(default)s)")
-    trunk = "trunk file, or the word torchvision to let torchvision download it"
-    what.add_argument("--lpips-weights", metavar="FILE", help=trunk)
+    what.add_argument("--lpips-weights", metavar="FILE", help="trunk, or torchvision to let torchvision download it")
     resize = "allow different sizes: compare at the size of pred (the default), gt, reference, or at WxH"
     what.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
-    seam = "pixels of the seam on each side of the mask's border (%(default)s)"
+    seam = "width of the seam on each side of the mask's border, pixels (8)"
     what.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, metavar="N", help=seam)
     what.add_argument("--batch-frames", type=_count(1), default=8, metavar="N", help="frames decoded at a time (8)")
     what.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
@@ -129,7 +126,7 @@ def quality(args: argparse.Namespace) -> int:
     )  # fmt: skip
     settings, models, result = load_models(settings, args.lpips_net, args.lpips_weights, args.i3d_checkpoint)
     if single and "vfid" in (args.metrics or ()):
-        result.missing["vfid"] = NEEDS_SEVERAL
+        result.missing["vfid"] = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
     if not settings.metrics:
         raise MetricError(f"nothing can be measured. {' '.join(result.missing.values())}")
     result.failures += matching.failures
@@ -144,7 +141,8 @@ def quality(args: argparse.Namespace) -> int:
         evaluate(matching.jobs, settings, models, result, progress)
     if single and result.failures:
         raise MetricError(result.failures[0][1])
-    print(report.table(result))
+    if result.results:
+        print(report.table(result))
     print(report.notes(matching.unmatched, result.warnings, result.failures), end="", file=sys.stderr)
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     parameters |= {"metrics": sorted(metrics), "device": settings.device}
@@ -152,6 +150,8 @@ def quality(args: argparse.Namespace) -> int:
         report.write_text(args.output, report.to_json(report.document(result, parameters, matching.unmatched)))
     if args.csv:
         report.write_text(args.csv, report.to_csv(result))
+    if not result.results:
+        raise MetricError(f"nothing could be measured: none of {len(result.failures)} pairs, for the reasons above")
     named = {"lpips": args.lpips_weights, "vfid": args.i3d_checkpoint}
     return 1 if result.failures or any(named.get(metric) for metric in result.missing) else 0
 

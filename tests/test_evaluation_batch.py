@@ -83,6 +83,19 @@ def test_an_interrupted_batch_keeps_its_figures(quality, tmp_path, monkeypatch):
     assert [row["name"] for row in strict_json(tmp_path / "r.json")["per_video"]] == ["a"]
 
 
+def test_a_batch_of_bad_pairs_only(quality, tmp_path):
+    for name in "ab":
+        write_lossless(tmp_path / f"{name}.mkv", moving_frames(3))
+        (tmp_path / f"{name}_m.mkv").write_bytes(b"nonsense")
+    args = ("--gt-dir", tmp_path, "--pred-dir", tmp_path, "--method", "m", "--metrics", "psnr")
+    code, out, err = quality(*args, "--output", tmp_path / "r.json")
+    assert code == 2 and out == ""
+    lines = err.splitlines()
+    assert "failed: a: " in lines[0] and "failed: b: " in lines[1] and len(lines) == 3
+    assert "nothing could be measured: none of 2 pairs, for the reasons above" in lines[2]
+    assert [row["name"] for row in strict_json(tmp_path / "r.json")["failures"]] == ["a", "b"]
+
+
 def test_weights_that_were_named_but_are_not_there(quality, tmp_path, no_weights):
     """The other metrics are measured, and the exit code tells."""
     folder = tmp_path / "v"

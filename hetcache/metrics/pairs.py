@@ -154,6 +154,6 @@ def _no_pairs(pred_dir: Path, preds: Sequence[Path], folder: Path | None, method
     pattern = f"NAME.* or NAME_{method}.*" if method else "NAME.*"
     hint = "check --method" if method else "give --method, if their names end in it"
     return (
-        f"0 pairs: none of the {len(preds)} videos in {pred_dir} (such as {preds[0].name}) is called "
+        f"0 pairs: no video in {pred_dir} ({len(preds)}, such as {preds[0].name}) is called "
         f"{pattern} after a video in {folder}: {hint}"
     )
