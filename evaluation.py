@@ -27,8 +27,6 @@ from hetcache.metrics.quality import evaluate, load_models, one_line, resolve_de
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
 from hetcache.metrics.sources import parse_resize
 
-DEFAULT_METRICS = [name for name in METRICS if name != "vmaf"]
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; see the module's docstring for the exit codes."""
@@ -59,16 +57,15 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     pair = parser.add_argument_group("one video")
     pair.add_argument("--pred", type=Path, metavar="FILE", help="the edited video")
     pair.add_argument("--gt", type=Path, metavar="FILE", help="the source video (the paper's figures)")
-    reference = "the uncached output of the same seed (the literature's figures)"
-    pair.add_argument("--reference", type=Path, metavar="FILE", help=reference)
+    pair.add_argument("--reference", type=Path, metavar="FILE", help="the uncached output of the same seed")
     pair.add_argument("--mask", type=Path, metavar="FILE", help="measure inside it, along its seam and outside too")
     batch = parser.add_argument_group("many videos, paired by name: a.mp4 with a.mp4 or a_METHOD.mp4")
     for name in ("pred", "gt", "reference", "mask"):
         batch.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=f"folder in the place of --{name}")
     batch.add_argument("--method", metavar="NAME", help="the ending of the predictions' names")
     what = parser.add_argument_group("what to measure, and how")
-    metrics = f"any of: {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
-    what.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=metrics)
+    names = f"of: {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
+    what.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=names)
     what.add_argument("--vmaf", action="store_true", help="VMAF too")
     what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help="frames I3D sees of a video (8)")
     what.add_argument("--i3d-checkpoint", type=Path, metavar="FILE", help="I3D weights, such as i3d_rgb_imagenet.pt")
@@ -76,8 +73,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--lpips-weights", metavar="FILE", help="trunk, or torchvision to let torchvision download it")
     resize = "allow different sizes: compare at the size of pred (the default), gt, reference, or at WxH"
     what.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
-    seam = "width of the seam on each side of the mask's border, pixels (8)"
-    what.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, metavar="N", help=seam)
+    what.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, metavar="N", help="seam, pixels a side (8)")
     what.add_argument("--batch-frames", type=_count(1), default=8, metavar="N", help="frames decoded at a time (8)")
     what.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
     files = parser.add_argument_group("files to write")
@@ -91,11 +87,11 @@ def _add_vbench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME", help="score only the videos whose names end in _NAME")
     parser.add_argument("--vbench-script", type=Path, required=True, metavar="FILE", help="VBench's evaluate.py")
     parser.add_argument("--conda-env", metavar="NAME", help="VBench's conda environment (default: this Python)")
-    default = list(vbench_runner.DEFAULT_DIMENSIONS)
-    dimensions = f"VBench's dimensions (default: {' '.join(default)})"
-    parser.add_argument("--dimensions", nargs="+", default=default, metavar="NAME", help=dimensions)
-    folder = "folder for VBench's own files (default: %(default)s)"
-    parser.add_argument("--vbench-output", type=Path, default=Path("vbench_results"), metavar="DIR", help=folder)
+    names = vbench_runner.DEFAULT_DIMENSIONS
+    dimensions = f"VBench's dimensions (default: {' '.join(names)})"
+    parser.add_argument("--dimensions", nargs="+", default=names, metavar="NAME", help=dimensions)
+    files = Path("vbench_results")
+    parser.add_argument("--vbench-output", type=Path, default=files, metavar="DIR", help="VBench's files (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write everything here, as JSON")
     parser.set_defaults(run=vbench)
 
@@ -117,7 +113,7 @@ def quality(args: argparse.Namespace) -> int:
     report.check_targets([args.output, args.csv])
     parse_resize(args.resize)
     single, matching = _jobs(args)
-    metrics = set(args.metrics or DEFAULT_METRICS) | ({"vmaf"} if args.vmaf else set())
+    metrics = set(args.metrics or Settings.metrics) | ({"vmaf"} if args.vmaf else set())
     if single:
         metrics.discard("vfid")
     settings = Settings(
@@ -169,12 +165,15 @@ def vbench(args: argparse.Namespace) -> int:
             args.pred_dir, args.vbench_script, args.vbench_output, args.method, args.conda_env,
             args.dimensions, progress,
         )  # fmt: skip
-    rows = [["dimension", "score"], *([name, f"{score:.4f}"] for name, score in run.scores.items())]
-    print(f"VBench, {len(run.videos)} videos\n{report.align(rows)}")
+    if run.scores:
+        rows = [["dimension", "score"], *([name, f"{score:.4f}"] for name, score in run.scores.items())]
+        print(f"VBench, {len(run.videos)} videos\n{report.align(rows)}")
     print(report.notes({}, run.warnings, list(run.errors.items())), end="", file=sys.stderr)
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     if args.output:
         report.write_text(args.output, report.to_json(vbench_runner.document(run, parameters)))
+    if not run.scores:
+        raise MetricError("nothing could be measured: every dimension failed, for the reasons above")
     return 1 if run.errors else 0
 
 
