@@ -27,9 +27,6 @@ from hetcache.metrics.quality import evaluate, load_models, one_line, resolve_de
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
 from hetcache.metrics.sources import parse_resize
 
-NEEDS_SEVERAL = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
-DEFAULT_METRICS = [name for name in METRICS if name != "vmaf"]
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; see the module's docstring for the exit codes."""
@@ -49,47 +46,53 @@ def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="evaluation.py", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_quality(commands.add_parser("quality", help="PSNR, SSIM, LPIPS, VFID, FVD, temporal figures, VMAF"))
-    _add_vbench(commands.add_parser("vbench", help="VBench's no-reference dimensions"))
+    quality_text = "PSNR, SSIM, LPIPS, VFID, FVD, warping error, flicker, VMAF: edited videos against other videos"
+    _add_quality(commands.add_parser("quality", help=quality_text, description=quality_text))
+    vbench_text = "VBench's no-reference dimensions of edited videos, by VBench itself"
+    _add_vbench(commands.add_parser("vbench", help=vbench_text, description=vbench_text))
     return parser
 
 
 def _add_quality(parser: argparse.ArgumentParser) -> None:
     pair = parser.add_argument_group("one video")
-    pair.add_argument("--pred", type=Path, help="the edited video")
-    pair.add_argument("--gt", type=Path, help="the source video (the paper's figures)")
-    pair.add_argument("--reference", type=Path, help="the uncached output of the same seed (the literature's)")
-    pair.add_argument("--mask", type=Path, help="also measure inside this mask, along its seam, and outside")
+    pair.add_argument("--pred", type=Path, metavar="FILE", help="the edited video")
+    pair.add_argument("--gt", type=Path, metavar="FILE", help="the source video (the paper's figures)")
+    pair.add_argument("--reference", type=Path, metavar="FILE", help="the uncached output of the same seed")
+    pair.add_argument("--mask", type=Path, metavar="FILE", help="measure inside it, along its seam and outside too")
     batch = parser.add_argument_group("many videos, paired by name: a.mp4 with a.mp4 or a_METHOD.mp4")
     for name in ("pred", "gt", "reference", "mask"):
         batch.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=f"folder in the place of --{name}")
-    batch.add_argument("--method", help="the ending of the predictions' names")
-    metrics = f"of {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, help=metrics)
-    parser.add_argument("--vmaf", action="store_true", help="VMAF too")
-    parser.add_argument("--target-frames", type=_count(2), default=8, help="frames a clip has for I3D (8)")
-    parser.add_argument("--i3d-checkpoint", type=Path, help="I3D weights, such as i3d_rgb_imagenet.pt")
-    parser.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS trunk (alex)")
-    parser.add_argument("--lpips-weights", help="trunk file, or `torchvision` to let torchvision download it")
-    resize = "allow different sizes: compare at the size of pred, gt, reference or at WxH"
-    parser.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
-    parser.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, help="seam, pixels a side (8)")
-    parser.add_argument("--batch-frames", type=_count(1), default=8, help="frames decoded at a time (8)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
-    parser.add_argument("--output", type=Path, help="write everything here as JSON")
-    parser.add_argument("--csv", type=Path, help="write the rows here as CSV")
+    batch.add_argument("--method", metavar="NAME", help="the ending of the predictions' names")
+    what = parser.add_argument_group("what to measure, and how")
+    names = f"of: {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
+    what.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=names)
+    what.add_argument("--vmaf", action="store_true", help="VMAF too")
+    what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help="frames I3D sees of a video (8)")
+    what.add_argument("--i3d-checkpoint", type=Path, metavar="FILE", help="I3D weights, such as i3d_rgb_imagenet.pt")
+    what.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS trunk (%(default)s)")
+    what.add_argument("--lpips-weights", metavar="FILE", help="trunk, or torchvision to let torchvision download it")
+    resize = "allow different sizes: compare at the size of pred (the default), gt, reference, or at WxH"
+    what.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
+    what.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, metavar="N", help="seam, pixels a side (8)")
+    what.add_argument("--batch-frames", type=_count(1), default=8, metavar="N", help="frames decoded at a time (8)")
+    what.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
+    files = parser.add_argument_group("files to write")
+    files.add_argument("--output", type=Path, metavar="FILE", help="everything, as JSON")
+    files.add_argument("--csv", type=Path, metavar="FILE", help="the rows of the table, as CSV")
     parser.set_defaults(run=quality)
 
 
 def _add_vbench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pred-dir", type=Path, required=True, help="folder of the edited videos")
-    parser.add_argument("--method", help="score the videos whose names end in _METHOD")
-    parser.add_argument("--vbench-script", type=Path, required=True, help="VBench's evaluate.py")
-    parser.add_argument("--conda-env", help="conda environment VBench is installed in (default: this Python)")
-    dimensions = list(vbench_runner.DEFAULT_DIMENSIONS)
-    parser.add_argument("--dimensions", nargs="+", default=dimensions, help="default: %(default)s")
-    parser.add_argument("--vbench-output", type=Path, default=Path("vbench_results"), help="VBench's own files")
-    parser.add_argument("--output", type=Path, help="write everything here as JSON")
+    parser.add_argument("--pred-dir", type=Path, required=True, metavar="DIR", help="folder of the edited videos")
+    parser.add_argument("--method", metavar="NAME", help="score only the videos whose names end in _NAME")
+    parser.add_argument("--vbench-script", type=Path, required=True, metavar="FILE", help="VBench's evaluate.py")
+    parser.add_argument("--conda-env", metavar="NAME", help="VBench's conda environment (default: this Python)")
+    names = vbench_runner.DEFAULT_DIMENSIONS
+    dimensions = f"VBench's dimensions (default: {' '.join(names)})"
+    parser.add_argument("--dimensions", nargs="+", default=names, metavar="NAME", help=dimensions)
+    files = Path("vbench_results")
+    parser.add_argument("--vbench-output", type=Path, default=files, metavar="DIR", help="VBench's files (%(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write everything here, as JSON")
     parser.set_defaults(run=vbench)
 
 
@@ -110,7 +113,7 @@ def quality(args: argparse.Namespace) -> int:
     report.check_targets([args.output, args.csv])
     parse_resize(args.resize)
     single, matching = _jobs(args)
-    metrics = set(args.metrics or DEFAULT_METRICS) | ({"vmaf"} if args.vmaf else set())
+    metrics = set(args.metrics or Settings.metrics) | ({"vmaf"} if args.vmaf else set())
     if single:
         metrics.discard("vfid")
     settings = Settings(
@@ -119,7 +122,7 @@ def quality(args: argparse.Namespace) -> int:
     )  # fmt: skip
     settings, models, result = load_models(settings, args.lpips_net, args.lpips_weights, args.i3d_checkpoint)
     if single and "vfid" in (args.metrics or ()):
-        result.missing["vfid"] = NEEDS_SEVERAL
+        result.missing["vfid"] = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
     if not settings.metrics:
         raise MetricError(f"nothing can be measured. {' '.join(result.missing.values())}")
     result.failures += matching.failures
@@ -134,7 +137,8 @@ def quality(args: argparse.Namespace) -> int:
         evaluate(matching.jobs, settings, models, result, progress)
     if single and result.failures:
         raise MetricError(result.failures[0][1])
-    print(report.table(result))
+    if result.results:
+        print(report.table(result))
     print(report.notes(matching.unmatched, result.warnings, result.failures), end="", file=sys.stderr)
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     parameters |= {"metrics": sorted(metrics), "device": settings.device}
@@ -142,6 +146,8 @@ def quality(args: argparse.Namespace) -> int:
         report.write_text(args.output, report.to_json(report.document(result, parameters, matching.unmatched)))
     if args.csv:
         report.write_text(args.csv, report.to_csv(result))
+    if not result.results:
+        raise MetricError(f"nothing could be measured: none of {len(result.failures)} pairs, for the reasons above")
     named = {"lpips": args.lpips_weights, "vfid": args.i3d_checkpoint}
     return 1 if result.failures or any(named.get(metric) for metric in result.missing) else 0
 
@@ -159,12 +165,15 @@ def vbench(args: argparse.Namespace) -> int:
             args.pred_dir, args.vbench_script, args.vbench_output, args.method, args.conda_env,
             args.dimensions, progress,
         )  # fmt: skip
-    rows = [["dimension", "score"], *([name, f"{score:.4f}"] for name, score in run.scores.items())]
-    print(f"VBench, {len(run.videos)} videos\n{report.align(rows)}")
+    if run.scores:
+        rows = [["dimension", "score"], *([name, f"{score:.4f}"] for name, score in run.scores.items())]
+        print(f"VBench, {len(run.videos)} videos\n{report.align(rows)}")
     print(report.notes({}, run.warnings, list(run.errors.items())), end="", file=sys.stderr)
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     if args.output:
         report.write_text(args.output, report.to_json(vbench_runner.document(run, parameters)))
+    if not run.scores:
+        raise MetricError("nothing could be measured: every dimension failed, for the reasons above")
     return 1 if run.errors else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from metrics_helpers import load_evaluation
 from PIL import Image
 
 SHAPE = {"num_frames": 9, "height": 64, "width": 96}
@@ -62,3 +63,16 @@ def pipe_kwargs(frames_THWC, mask_THW, **overrides):
         "progress_bar_cmd": lambda steps: steps,
     }
     return kwargs | overrides
+
+
+@pytest.fixture
+def quality(capsys):
+    """Run `evaluation.py quality`: (exit code, stdout, stderr)."""
+    main = load_evaluation().main
+
+    def run(*args: object) -> tuple[int, str, str]:
+        code = main(["quality", *map(str, args)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

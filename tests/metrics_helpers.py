@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from video_files import make
+
+LIGHT = ("--metrics", "psnr", "ssim", "temporal", "--device", "cpu")
+"""Flags of the metrics that need no weights."""
 
 
 def moving_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
@@ -40,3 +45,12 @@ def load_evaluation() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def strict_json(path: Path) -> dict[str, Any]:
+    """Parse as RFC 8259 does: no bare NaN or Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)

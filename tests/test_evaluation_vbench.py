@@ -123,8 +123,9 @@ def test_errors_of_a_dimension_are_kept_and_the_others_go_on(vbench, script, pre
 
 def test_a_result_file_of_another_shape(vbench, script, preds, tmp_path):
     script.write_text(STAND_IN.replace("name = dimension", "name = 'something else'"))
-    code, _, err = vbench("--pred-dir", preds, "--vbench-script", script, "--dimensions", "imaging_quality")
-    assert code == 1 and "does not hold a score for imaging_quality" in err
+    code, out, err = vbench("--pred-dir", preds, "--vbench-script", script, "--dimensions", "imaging_quality")
+    assert code == 2 and out == "" and "does not hold a score for imaging_quality" in err
+    assert err.splitlines()[-1].endswith("nothing could be measured: every dimension failed, for the reasons above")
 
 
 def test_a_method_that_no_name_ends_in_is_said(vbench, script, preds):

@@ -49,7 +49,7 @@ def test_masks_may_lie_beside_the_videos(tmp_path):
     pred = touch(tmp_path / "pred", "a_m.mp4", "b_m.mp4")
     matching = match_folders(pred, gt_dir=gt, mask_dir=gt, method="m")
     assert [job.mask.name for job in matching.jobs if job.mask] == ["a_mask.mp4", "b_mask.mp4"]
-    assert matching.unmatched["gt"] == []
+    assert matching.unmatched == {"pred": [], "gt": [], "mask": []}
 
 
 def test_references_have_their_own_folder_and_names(tmp_path):
@@ -79,6 +79,7 @@ def test_one_folder_for_everything(tmp_path):
     folder = touch(tmp_path / "all", "a.mp4", "a_m.mp4", "b.mp4")
     matching = match_folders(folder, gt_dir=folder, method="m")
     assert [(job.name, job.pred.name) for job in matching.jobs] == [("a", "a_m.mp4")]
+    assert {role: names(paths) for role, paths in matching.unmatched.items()} == {"pred": ["b.mp4"], "gt": ["b.mp4"]}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,4 @@ def too_few_clips(num_clips: int, width: int) -> str | None:
     """A warning when a covariance of `width` features cannot be estimated from `num_clips`, else None."""
     if num_clips > width:
         return None
-    return (
-        f"{num_clips} clips for {width} features: the covariance has at most rank {num_clips - 1}, "
-        "so compare this distance only with others from the same clips"
-    )
+    return f"{num_clips} clips for {width} features, unstable: compare only over the same clips"

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from hetcache.metrics.errors import MetricError, optional_import
-from hetcache.metrics.i3d import I3D, MIXED_NAMES
+from hetcache.metrics.i3d import BN_EPS, I3D, MIXED_NAMES
 from hetcache.metrics.weights import FETCH_COMMAND, I3D_ARCHIVE, file_sha256, weights_folder
-
-DEEPMIND_BN_EPS = 1e-3
-PIERGIAJ_BN_EPS = 1e-5
 
 _STEM = {"conv_1a": "Conv3d_1a_7x7", "conv_2b": "Conv3d_2b_1x1", "conv_2c": "Conv3d_2c_3x3"}
 _DEEPMIND_BRANCHES = {
@@ -66,15 +63,15 @@ def load_i3d(path: Path | None = None, device: str = "cpu") -> tuple[I3D, I3DChe
             raise
         except Exception as error:  # SafetensorError is no OSError
             raise MetricError(f"{file} cannot be read ({error}): run `{FETCH_COMMAND} i3d --force`") from error
-        layout, bn_eps = "deepmind-kinetics-400", DEEPMIND_BN_EPS
+        layout = "deepmind-kinetics-400"
     else:
-        state, layout, bn_eps = from_piergiaj(_read_state_dict(file)), "piergiaj", PIERGIAJ_BN_EPS
-    model = I3D(bn_eps)
+        state, layout = from_piergiaj(_read_state_dict(file)), "piergiaj"
+    model = I3D()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise MetricError(f"{file} is not an I3D checkpoint with 400 classes: {_first_line(error)}") from error
-    return model.to(device), I3DCheckpoint(str(file), file_sha256(file), layout, bn_eps)
+    return model.to(device), I3DCheckpoint(str(file), file_sha256(file), layout, BN_EPS)
 
 
 def from_deepmind(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -78,8 +78,10 @@ def match_folders(
             used["mask"].add(job.mask)
         matching.jobs.append(job)
     everything = {"pred": preds, "mask": masks, **given}
+    # One folder may serve several roles: a file that is used in one of them is not without a partner.
+    matched = set().union(*used.values())
     matching.unmatched = {
-        role: [str(path) for path in paths if path not in used[role]] for role, paths in everything.items() if paths
+        role: [str(path) for path in paths if path not in matched] for role, paths in everything.items() if paths
     }
     if not matching.jobs and not matching.failures:
         raise MetricError(_no_pairs(pred_dir, preds, folders[lead], method))
@@ -152,6 +154,6 @@ def _no_pairs(pred_dir: Path, preds: Sequence[Path], folder: Path | None, method
     pattern = f"NAME.* or NAME_{method}.*" if method else "NAME.*"
     hint = "check --method" if method else "give --method, if their names end in it"
     return (
-        f"0 pairs: none of the {len(preds)} videos in {pred_dir} (such as {preds[0].name}) is called "
+        f"0 pairs: no video in {pred_dir} ({len(preds)}, such as {preds[0].name}) is called "
         f"{pattern} after a video in {folder}: {hint}"
     )

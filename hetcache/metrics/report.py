@@ -24,7 +24,7 @@ AGAINST_TITLES = {
 }
 COLUMNS = {
     "psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "vmaf": "VMAF", "warp_error": "warp x1e3",
-    "warp_error_ref": "warp ref", "flicker": "flicker", "flicker_ref": "flicker ref",
+    "warp_error_ref": "(ref)", "flicker": "flicker", "flicker_ref": "(ref)",
 }  # fmt: skip
 _PACKAGES = (
     "hetcache",
@@ -134,7 +134,10 @@ def table(quality: Quality) -> str:
             rows += _rows(result.name, str(result.num_frames), result.metrics, names)
         if len(results) > 1:
             rows += _rows(f"mean of {len(results)}", "", means, names)
-        blocks.append(f"against {AGAINST_TITLES[against]}\ncompared: {_compared(results)}\n{align(rows)}")
+        head = [f"against {AGAINST_TITLES[against]}", f"compared: {_compared(results)}"]
+        if "flicker_ref" in names:
+            head.append(f"(ref): the same figure of the {against} video alone")
+        blocks.append("\n".join([*head, align(rows)]))
         if against in quality.distances:
             blocks.append(_distance_lines(quality, against))
     blocks += [f"{metric.upper()}: not measured. {reason}" for metric, reason in quality.missing.items()]
@@ -174,7 +177,7 @@ def _shown(name: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return "-"
     if name.startswith("warp_error"):
-        value *= 1e3
+        return f"{value * 1e3:.3f}"
     return f"{value:.2f}" if name in ("vmaf", "flicker", "flicker_ref") else f"{value:.4f}"
 
 
@@ -196,7 +199,7 @@ def _distance_lines(quality: Quality, against: str) -> str:
         rows.append([metric.upper(), str(figures[regions[0]][metric]["clips"]), *shown])
     checkpoint = quality.weights["i3d"]
     notes = [f"{metric.upper()}: {DEFINITIONS[metric]}" for metric in ("vfid", "fvd")]
-    notes.append(f"I3D weights: {checkpoint['layout']}, batch-norm eps {checkpoint['bn_eps']:g}, {checkpoint['path']}")
+    notes.append(f"I3D weights: {checkpoint['layout']}, {checkpoint['path']}")
     return "\n".join([align(rows), *notes])
 
 

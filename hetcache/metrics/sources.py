@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from hetcache.masks import Mask, iter_mask
 from hetcache.metrics.errors import MetricError
 from hetcache.video import VideoInfo, count_frames, iter_frames, probe
 from hetcache.video_ffmpeg import base_args, input_args, run_quiet
 
 MIN_FRAMES = 2
-MASK_THRESHOLD = 128
 ROLES = ("pred", "gt", "reference")
 _CUT_OFF = re.compile(r"partial file|ended prematurely|truncat|moov atom not found", re.IGNORECASE)
 
@@ -91,28 +91,20 @@ def frames_of(source: Source, count: int, size: Size, what: str) -> Generator[ND
         raise FewerFramesError(source, what, found)
 
 
-def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[NDArray[np.bool_], None, None]:
-    """Yield `count` masks [H, W] at `size`, True where grey is 128 or more, by the rule of `read_mask`.
+def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[Mask, None, None]:
+    """Yield `count` masks [H, W] bool at `size`, by the rules of `iter_mask`; a still image holds for all frames.
 
-    A still image holds for all frames. MetricError when the mask is shorter, or of another size without
-    `resize`.
+    MetricError when the mask is shorter, or of another size without `resize`.
     """
     info = probe(path, "mask")
     if (info.height, info.width) != size and not resize:
         raise MetricError(f"mask {path} is {info.width}x{info.height} and the video {size[1]}x{size[0]}: add --resize")
     found = 0
-    last: NDArray[np.bool_] | None = None
-    for frame in iter_frames(path, 0, count, what="mask"):
-        grey = Image.fromarray(frame).convert("L")
-        if frame.shape[:2] != size:
-            grey = grey.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        last = np.asarray(grey) >= MASK_THRESHOLD
-        found += 1
-        yield last
-    if info.kind == "image" and last is not None:
-        for _ in range(count - found):
-            yield last
-    elif found < count:
+    with closing(iter_mask(path, size)) as masks:
+        for mask in islice(masks, count):
+            found += 1
+            yield mask
+    if found < count:
         raise MetricError(f"mask {path}: has {found} frames, the video {count}; give a mask as long as the video")
 
 
