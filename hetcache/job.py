@@ -209,9 +209,10 @@ def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
 def _window_rows(job: Job) -> list[tuple[str, str]]:
     if len(job.windows) == 1:
         return []
-    first, second = job.windows[:2]
-    return [("windows", f"{len(job.windows)} of {first.count} frames, each begins with {second.known} or more finished "
-                        "ones; tokens above are the first window's")]
+    known = sorted({window.known for window in job.windows[1:]})
+    overlap = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
+    return [("windows", f"{len(job.windows)} of {job.clip.num_frames} frames, all but the first begin with {overlap} "
+                        "finished ones; tokens above are the first window's")]
 
 
 def _output(args: Namespace) -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hetcache import video_ffmpeg as ff
 from hetcache.video_ffmpeg import VideoError
 from hetcache.video_header import read_header
+from hetcache.video_images import image_size
 from hetcache.video_read import StrPath
 
 # Sound that MP4 players know: copied as it is. Anything else becomes AAC.
@@ -190,7 +191,8 @@ def _encode(
 
 
 def _audio_codec(source: Path) -> str | None:
-    return None if source.is_dir() else read_header(source).audio_codec
+    silent = source.is_dir() or image_size(source) is not None
+    return None if silent else read_header(source).audio_codec
 
 
 def _add_audio(

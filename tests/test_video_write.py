@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import clip, make
 
 from hetcache import video_write
@@ -208,3 +209,8 @@ def test_pixel_aspect_survives(tmp_path: Path) -> None:
     assert aspect == (16, 15)
     write_video(tmp_path / "out.mp4", iter_frames(path), 24, pixel_aspect=aspect)
     assert probe(tmp_path / "out.mp4").pixel_aspect == (16, 15)
+
+
+def test_a_still_image_has_no_sound_to_take(tmp_path: Path) -> None:
+    Image.fromarray(clip(1)[0]).save(tmp_path / "still.png")
+    assert write_video(tmp_path / "out.mp4", clip(1), 24, audio_from=tmp_path / "still.png") == 1
