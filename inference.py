@@ -42,9 +42,13 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: Namespace, config: Any) -> int:
     """Check everything that needs no model, then load, edit, composite, save and report."""
     from hetcache.job import plan_rows, prepare
+    from hetcache.modes import MODES
+    from hetcache.planning import check_plannable
     from hetcache.record import table
 
     start = time.perf_counter()
+    if args.plan or args.target_speedup is not None:
+        check_plannable(MODES[args.mode], args.target_speedup)
     job = prepare(args)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
         return write_source(job, args.mode)
@@ -239,7 +243,9 @@ def first_facts(args: Namespace, config: Any, job: Job, editors: list[Editor]) -
 
 
 def raw_path(args: Namespace, job: Job) -> Path | None:
-    return job.output.with_name(f"{job.output.stem}_raw.mp4") if args.save_raw else None
+    from hetcache.job import raw_of
+
+    return raw_of(job.output) if args.save_raw else None
 
 
 def outputs(args: Namespace, job: Job, raw: Path | None) -> dict[str, str | None]:
@@ -254,8 +260,9 @@ def write_source(job: Job, mode: str) -> int:
     from hetcache.record import SCHEMA, write_record
     from hetcache.video import write_video
 
-    write_video(job.output, job.clip.source_THWC, job.clip.fps)
-    note = f"the mask is empty in these {job.clip.num_frames} frames: nothing to edit, the source is returned"
+    clip = job.clip
+    write_video(job.output, clip.source_THWC, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+    note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
     record = {"schema": SCHEMA, "mode": mode, "note": note, "outputs": {"video": str(job.output), "raw": None}}
     write_record(job.output.with_suffix(".json"), record)
     print(f"{note} in {job.output}")

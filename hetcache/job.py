@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from dataclasses import asdict, dataclass
+from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +78,18 @@ def prepare(args: Namespace) -> Job:
     check_sides(args)
     if args.steps < 1:
         raise VideoError(f"--steps {args.steps}: at least 1")
-    if args.cache_budget_gib is not None and args.cache_budget_gib < 0:
+    if not 0 <= args.seed < 2**63:
+        raise VideoError(f"--seed {args.seed}: from 0 to 2^63 - 1")
+    if args.cache_budget_gib is not None and not 0 <= args.cache_budget_gib < inf:
         raise VideoError(f"--cache-budget-gib {args.cache_budget_gib}: GiB, not negative")
-    if args.vram_limit is not None and args.vram_limit <= 0:
+    if args.vram_limit is not None and not 0 < args.vram_limit < inf:
         raise VideoError(f"--vram-limit {args.vram_limit}: GiB, greater than 0")
-    if args.cfg_scale is not None and args.cfg_scale < 0:
+    if args.cfg_scale is not None and not 0 <= args.cfg_scale < inf:
         raise VideoError(f"--cfg-scale {args.cfg_scale}: not negative; 1 is no guidance")
-    if args.sigma_shift <= 0:
+    if not 0 < args.sigma_shift < inf:
         raise VideoError(f"--sigma-shift {args.sigma_shift}: greater than 0, 5 is the model's own")
+    if args.target_speedup is not None and not args.target_speedup >= 1:
+        raise VideoError(f"--target-speedup {args.target_speedup}: at least 1")
     output = _output(args)
     device, dtype = choose_device(args)
     model, why = choose_model(args.model, device.startswith("cuda"))
@@ -99,6 +106,9 @@ def prepare(args: Namespace) -> Job:
     if len(windows) == 1 and args.resume:
         raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
     clip = take_clip(source, min(windows[0].count, num_frames), size)
+    if len(windows) > 1 and source.options.fit == "crop":
+        for _, mask_THW in islice(source.stream(), num_frames):
+            clip.placement.check_mask(mask_THW)
     settings = EditSettings(
         prompt=info.prompt if args.prompt is None else args.prompt,
         negative_prompt=info.negative_prompt if args.negative_prompt is None else args.negative_prompt,
@@ -209,7 +219,18 @@ def _output(args: Namespace) -> Path:
     if output is None:
         output = Path("outputs") / f"{args.video.stem}_{args.mode}.mp4"
         output.parent.mkdir(exist_ok=True)
-    return check_writable(output, [path for path in (args.video, args.mask) if path is not None])
+    inputs = [path for path in (args.video, args.mask) if path is not None]
+    if args.save_raw:
+        check_writable(raw_of(output), inputs)
+    for suffix, asked in ((".json", True), (".html", args.report)):
+        if asked and output.with_suffix(suffix).is_dir():
+            raise VideoError(f"output {output.with_suffix(suffix)}: is a folder; choose another --output")
+    return check_writable(output, inputs)
+
+
+def raw_of(output: Path) -> Path:
+    """Where --save-raw writes."""
+    return output.with_name(f"{output.stem}_raw.mp4")
 
 
 def check_sizes(args: Namespace) -> None:
@@ -227,7 +248,11 @@ def check_sides(args: Namespace) -> None:
 def choose_device(args: Namespace) -> tuple[str, torch.dtype]:
     """`--device` and `--dtype` with `auto` resolved. Raises VideoError for CUDA where there is none."""
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", device):
+        raise VideoError(f"--device {device}: use auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VideoError(f"--device {device}: no CUDA device here, use --device cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise VideoError(f"--device {device}: the last CUDA device here is cuda:{torch.cuda.device_count() - 1}")
     name = args.dtype if args.dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
     return device, getattr(torch, name)

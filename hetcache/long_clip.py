@@ -78,9 +78,13 @@ def composited(
     source: Source, size: tuple[int, int], store: WindowStore, windows: Sequence[Window], num_frames: int,
     feather_px: int,
 ) -> Iterator[Frames]:
-    """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere."""
+    """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere. Raises VideoError
+    when the video or its mask ends early."""
     placement = Placement(source.options.fit, source.size, size)
-    raw = finished_frames(store, windows, 0, num_frames)
     with closing(source.stream()) as stream:
-        for (frame, mask), edited in zip(stream, raw, strict=False):
+        for index, edited in enumerate(finished_frames(store, windows, 0, num_frames)):
+            pair = next(stream, None)
+            if pair is None:
+                raise VideoError(too_few(f"video {source.video}", index, num_frames, 0))
+            frame, mask = pair
             yield composite(frame, placement.frames_to_source(edited[None]), mask, feather_px)[0]

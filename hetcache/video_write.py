@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hetcache import video_ffmpeg as ff
 from hetcache.video_ffmpeg import VideoError
 from hetcache.video_header import read_header
-from hetcache.video_read import StrPath
+from hetcache.video_read import StrPath, probe
 
 # Sound that MP4 players know: copied as it is. Anything else becomes AAC.
 _COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")
@@ -190,7 +190,7 @@ def _encode(
 
 
 def _audio_codec(source: Path) -> str | None:
-    return None if source.is_dir() else read_header(source).audio_codec
+    return read_header(source).audio_codec if probe(source).kind == "video" else None
 
 
 def _add_audio(

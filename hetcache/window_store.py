@@ -32,13 +32,13 @@ class WindowStore:
         """
         path = self.folder / RUN
         wanted = json.loads(json.dumps(run))
-        if path.is_file() and self.finished():
-            known = _read_json(path)
+        if self.finished():
             if not resume:
                 raise VideoError(
                     f"{self.folder} keeps the windows of an interrupted run: add --resume to go on with it, or delete "
                     "the folder to start over"
                 )
+            known = _read_run(path)
             changed = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
             if changed:
                 raise VideoError(
@@ -46,6 +46,7 @@ class WindowStore:
                     "flags and files, or delete the folder to start over"
                 )
             return
+        self.remove()
         try:
             self.folder.mkdir(exist_ok=True)
             with atomic_output(path) as temporary:
@@ -88,10 +89,11 @@ class WindowStore:
         return _read_json(self._facts(index))
 
     def remove(self) -> None:
-        """Delete the windows, and the folder unless something else is in it."""
-        for path in [*self.folder.glob("window_*.npz"), *self.folder.glob("window_*.json"), self.folder / RUN]:
-            path.unlink(missing_ok=True)
+        """Delete the windows, what a killed process left of one, and the folder unless something else is in it."""
+        patterns = ("window_*.npz", "window_*.json", ".window_*.tmp.*", ".run.*.tmp.json")
         with suppress(OSError):
+            for path in [self.folder / RUN, *(path for pattern in patterns for path in self.folder.glob(pattern))]:
+                path.unlink(missing_ok=True)
             self.folder.rmdir()
 
     def _frames(self, index: int) -> Path:
@@ -99,6 +101,15 @@ class WindowStore:
 
     def _facts(self, index: int) -> Path:
         return self.folder / f"window_{index:05d}.json"
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        return _read_json(path)
+    except VideoError:
+        raise VideoError(
+            f"{path}: missing or damaged, so nothing says whose windows these are; delete the folder to start over"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
