@@ -43,7 +43,7 @@ def check_writable(path: StrPath, inputs: Iterable[StrPath] = ()) -> Path:
         if path.exists() and not os.access(path, os.W_OK):
             raise VideoError(f"output {path}: exists and is read-only; choose another name")
         for source in inputs:
-            if path.exists() and Path(source).exists() and path.samefile(source):
+            if _is_same_file(path, Path(source)):
                 raise VideoError(f"output {path}: is also an input, which would be lost; choose another name")
         # Trying is the only test that knows read-only mounts and access lists.
         trial = _reserve(path)
@@ -116,6 +116,14 @@ def write_video(
             return num_frames
     except OSError as error:
         raise VideoError(f"output {path}: not written ({error.strerror or error}); {_REMEDY}") from error
+
+
+def _is_same_file(path: Path, source: Path) -> bool:
+    """False for an input that cannot be looked at: reading it will say why."""
+    try:
+        return path.samefile(source)
+    except (OSError, ValueError):
+        return False
 
 
 def _reserve(path: Path) -> Path:
