@@ -172,7 +172,7 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             more = f" and so on ({len(others)} more windows, see the record)" if others else ""
             rows.append((f"steps ({branch})", first + more))
     rows.append(("time", stages))
-    if not record["accelerated"] and record["mode"] != "baseline":
+    if not record["accelerated"] and record["mode"] != "baseline" and flops["run"]:
         rows.append(("speed", "NOT ACCELERATED: no partial and no reused step at these settings"))
     elif record["accelerated"]:
         rows.append(("FLOPs", f"{flops['ratio']:.2f}x fewer ({flops['run'] / 1e12:.2f} of "

@@ -55,6 +55,7 @@ VIDEOS: dict[str, tuple[str, str, Build | None]] = {
     "zeros": ("--video a.mkv", "video a.mkv: neither a video nor an image", wrote("a.mkv", bytes(4000))),
     "cut before its index": ("--video a.mp4", "video a.mp4: its index is missing .*copy it again", headless),
     "cut in the middle": ("--video a.ts", r"video a.ts: 9 frames asked, \d there; use --frames 5", cut_in_the_middle),
+    "cut before the last window": (f"--video a.ts {MANY}", r"video a.ts: 12 frames asked, \d there", cut_in_the_middle),
     "only sound": ("--video a.wav", "video a.wav: holds only sound; give a file with video", sound),
     "hls": ("--video a.m3u8", "video a.m3u8: is a playlist, which is not followed; give the video file itself",
             wrote("a.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nv.mp4\n#EXT-X-ENDLIST\n")),
