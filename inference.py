@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         state = str(interrupt) or "no output was written"
         print(f"\ninference.py: interrupted: {state}", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if args.debug:
             raise
         return _fail(error)
@@ -39,18 +39,22 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: Namespace, config: Any) -> int:
     """Check everything that needs no model, then load, edit, composite, save and report."""
     from hetcache.job import plan_rows, prepare
+    from hetcache.modes import MODES
+    from hetcache.planning import check_plannable
     from hetcache.record import summary_rows, table
     from hetcache.saving import save_edit, save_source
 
     start = time.perf_counter()
+    if args.plan or args.target_speedup is not None:
+        check_plannable(MODES[args.mode], args.target_speedup)
     job = prepare(args)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
-        print(save_source(job, args.mode))
+        print("the mask is empty: there is nothing to plan" if args.plan else save_source(job, args.mode))
         return 0
     context = job.context(config)
     print(table(plan_rows(job, context)))
     if args.plan:
-        show_plan(args, config, job, context, load(args, job).pipe)
+        ready(args, config, job, context)
         return 0
     if len(job.windows) > 1:
         record = edit_long(args, config, job, context)
@@ -73,15 +77,16 @@ def load(args: Namespace, job: Job) -> Editor:
 
 
 def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[Editor, Any]:
-    """(loaded editor, the config that reaches --target-speedup and keeps to --cache-budget-gib)."""
+    """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Prints the plan if that
+    was asked for."""
     from hetcache.modes import MODES
 
     editor = load(args, job)
-    if args.target_speedup is not None:
-        config = show_plan(args, config, job, context, editor.pipe)
     config = editor.within_budget(MODES[args.mode], config)
     for note in editor.notes:
         print(f"  {note}")
+    if args.plan or args.target_speedup is not None:
+        config = show_plan(args, config, job, context, editor.pipe)
     return editor, config
 
 
@@ -109,9 +114,15 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
     try:
         edit_windows(job, MODES[args.mode], store, begin)
         record = save_windows(args, config, job, store, load_s)
-    except KeyboardInterrupt:
-        kept = f"{store.finished()} of {len(job.windows)} windows are finished and kept in {store.folder}"
-        raise KeyboardInterrupt(f"{kept}; the same command with --resume goes on") from None
+    except (KeyboardInterrupt, ValueError, OSError, MemoryError) as error:
+        done = store.finished()
+        if done == 0:
+            store.remove()
+            raise
+        kept = f"{done} of {len(job.windows)} windows are finished and kept in {store.folder}"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{kept}; the same command with --resume goes on") from None
+        raise ValueError(f"{error} ({kept})") from error
     store.remove()
     return record
 
@@ -135,6 +146,8 @@ def show_plan(args: Namespace, config: Any, job: Job, context: RunContext, pipe:
         value = getattr(config, mode.dial.field)
         print(f"  {flag(mode.dial.field)} {value:.6g} reaches --target-speedup {args.target_speedup:g}")
     print(describe_plan(plan, schedule))
+    if len(job.windows) > 1:
+        print("  this is the first window's plan: the others have the same decisions and their own tokens")
     return config
 
 
@@ -146,11 +159,16 @@ def edit(args: Namespace, config: Any, editor: Editor, job: Job, context: RunCon
     clip, settings = job.clip, job.settings
     if not args.compare:
         return [editor.edit(clip, mode, config, context, settings, mode.name)]
-    editor.edit(clip, baseline, baseline.config(), context, replace(settings, num_steps=1), "warm-up")
-    return [
-        editor.edit(clip, mode, config, context, settings, mode.name),
-        editor.edit(clip, baseline, baseline.config(), context, settings, "baseline"),
-    ]
+    while True:
+        notes = len(editor.notes)
+        editor.edit(clip, baseline, baseline.config(), context, replace(settings, num_steps=1), "warm-up")
+        results = [
+            editor.edit(clip, mode, config, context, settings, mode.name),
+            editor.edit(clip, baseline, baseline.config(), context, settings, "baseline"),
+        ]
+        # One that ran out of memory went on with offloading: times of before and after cannot be compared.
+        if len(editor.notes) == notes:
+            return results
 
 
 def _fail(error: Exception) -> int:

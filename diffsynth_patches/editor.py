@@ -10,7 +10,7 @@ import torch
 
 from diffsynth_patches import loader
 from diffsynth_patches.loader import VramOptions
-from diffsynth_patches.run import EditResult, run_edit, schedule_of
+from diffsynth_patches.run import EditResult, run_edit, schedule_of, tile_vae
 from hetcache.api import Branch
 from hetcache.budget import fit_to_budget
 from hetcache.clip import Clip
@@ -28,17 +28,27 @@ class OutOfMemoryError(ValueError):
 
 
 class Editor:
-    """Loads the job's pipeline at once. When CUDA runs out of memory during an edit, it tries once more with the VAE in
-    tiles and DiffSynth's offloading on, and keeps these; `notes` says so, for the record."""
+    """Loads the job's pipeline at once and settles `--vae-tiling auto` for all its edits. When CUDA runs out of memory,
+    it goes on once with the VAE in tiles and DiffSynth's offloading on, and keeps these; `notes` says so, for the
+    record. Raises ValueError for weights that cannot be loaded, OutOfMemoryError for a GPU that is too small even so.
+    """
 
     def __init__(self, job: Job, vram: VramOptions, revision: str | None = None) -> None:
         self._job = job
         self._vram = vram
         self._revision = revision
         self._tiled = job.settings.vae_tiling == "on"
+        self._has_retried = False
         self.notes: list[str] = []
+        self.pipe: Any = None
         start_ms = now_ms()
-        self.pipe: Any = self._load()
+        try:
+            self.pipe = self._load()
+        except torch.cuda.OutOfMemoryError:
+            self._has_retried = True
+        if self.pipe is None:
+            self._make_room()
+        self._tiled = self._tiled or tile_vae(job.settings.vae_tiling, job.device, *job.clip.size)
         self.load_s = (now_ms() - start_ms) / 1e3
 
     def within_budget(self, mode: Mode, config: Any) -> Any:
@@ -63,8 +73,9 @@ class Editor:
         try:
             return self._edit(clip, mode, config, context, settings, label)
         except torch.cuda.OutOfMemoryError:
-            if self._tiled and self._vram.limit_gib is not None:
+            if self._has_retried:
                 raise OutOfMemoryError(self._remedy()) from None
+            self._has_retried = True
         self._make_room()
         try:
             return self._edit(clip, mode, config, context, settings, label)
@@ -74,8 +85,7 @@ class Editor:
     def _edit(
         self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
     ) -> EditResult:
-        if self._tiled:
-            settings = replace(settings, vae_tiling="on")
+        settings = replace(settings, vae_tiling="on" if self._tiled else "off")
         with StepBar(settings.num_steps, label) as bar:
             return run_edit(self.pipe, self._job.info, clip, mode.build(config, context), settings, bar.observe)
 
@@ -91,13 +101,22 @@ class Editor:
         self.notes.append(
             f"CUDA ran out of memory: tried again with --vae-tiling on --vram-limit {self._vram.limit_gib:.1f}"
         )
-        self.pipe = self._load()
+        try:
+            self.pipe = self._load()
+        except torch.cuda.OutOfMemoryError:
+            raise OutOfMemoryError(self._remedy()) from None
 
     def _load(self) -> Any:
         job = self._job
-        pipe, _ = loader.load_pipeline(
-            job.model, job.device, job.dtype, job.settings.prompts, self._vram, self._revision
-        )
+        try:
+            pipe, _ = loader.load_pipeline(
+                job.model, job.device, job.dtype, job.settings.prompts, self._vram, self._revision
+            )
+        except (torch.cuda.OutOfMemoryError, MemoryError, ValueError, OSError):
+            raise
+        except Exception as error:
+            # Hubs and weight readers raise errors of their own for damaged files and failed downloads.
+            raise ValueError(f"--model {job.model}: cannot be loaded ({error}); fetch its files again") from error
         return pipe
 
     def _remedy(self) -> str:

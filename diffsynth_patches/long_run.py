@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from hetcache.windows import Frames, Window, given_known, join
 
 def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], tuple[Editor, Any]]) -> None:
     """Edit the windows that `store` lacks, in order. `ready` loads the model and gives the mode's config; it is called
-    only if a window is left to do."""
+    once, at the first window that has something to edit."""
     done = store.finished()
     if done == len(job.windows):
         return
-    editor, config = ready()
+    ready_once = cache(ready)
     size = job.clip.size
     with WindowReader(job.source, size, job.num_frames, job.windows[done].start) as reader:
         for index in range(done, len(job.windows)):
@@ -32,22 +33,24 @@ def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], t
             clip = reader.read(window)
             earlier = finished_frames(store, job.windows[:index], window.start, window.start + window.known)
             label = f"{mode.name}, window {index + 1} of {len(job.windows)}"
-            frames_THWC, facts = edit_window(editor, job, mode, config, window, clip, list(earlier), label)
+            frames_THWC, facts = edit_window(ready_once, job, mode, window, clip, list(earlier), label)
             store.save(index, frames_THWC, facts)
 
 
 def edit_window(
-    editor: Editor, job: Job, mode: Mode, config: Any, window: Window, clip: Clip, known: list[Frames], label: str
+    ready: Callable[[], tuple[Editor, Any]], job: Job, mode: Mode, window: Window, clip: Clip, known: list[Frames],
+    label: str,
 ) -> tuple[Frames, dict[str, Any]]:
     """(finished frames [T, H, W, 3] at the model's size, facts for the record) of one window, the first of which are
     `known` from the window before. Token sets and cache state are this window's own; one whose mask is empty in all
     other frames is not computed."""
     known_KHWC = clip.frames_THWC[:0] if not known else np.stack(known)
-    feather_px = round(job.feather_px * job.clip.size[0] / job.source.size[0])
+    feather_px = round(job.feather_px * job.clip.placement.scale)
     frames_THWC, mask_THW = given_known(clip, known_KHWC, feather_px)
     facts: dict[str, Any] = {"window": asdict(window)}
     if not mask_THW.any():
         return join(known_KHWC, frames_THWC), {**facts, "skipped": "the mask is empty in its new frames"}
+    editor, config = ready()
     given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW)
     context = job.context(config, given)
     result = editor.edit(given, mode, config, context, job.settings, label)

@@ -13,7 +13,7 @@ GIB = 2**30
 ORDER: tuple[tuple[str, dict[str, Any]], ...] = (
     ("partial steps attend among the computed tokens alone, without cached K, V and hints",
      {"context_kv": "sampled", "partial_vace": "rows"}),
-    ("no partial steps: reused steps repeat the model's last output", {"whole_steps_only": True}),
+    ("no partial steps, as with --whole-steps-only", {"whole_steps_only": True}),
 )
 """HetCache gives up quality or speed for memory in this order."""
 

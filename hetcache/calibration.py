@@ -7,6 +7,7 @@ user gives; a model without one is an error that names the command that makes it
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,12 @@ class Calibration:
 
     def _missing(self, what: str) -> CalibrationError:
         return CalibrationError(f"model {self.model!r} has no calibration {what}: run {_command(self.model)}")
+
+
+def calibration_digest(model_id: str) -> str:
+    """A hash of the model's calibration file, empty without one."""
+    file = FOLDER / f"{model_id}.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
 def load_calibration(model_id: str, path: Path | None = None) -> Calibration:

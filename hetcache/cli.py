@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import types
 import typing
 from dataclasses import MISSING, Field, fields
@@ -134,6 +135,16 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
 def _frames(text: str) -> int | str:
     try:
         return text if text == "all" else int(text)
@@ -170,12 +181,12 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "says what difference it made",
     )
     group.add_argument(
-        "--cache-budget-gib", type=float, metavar="GIB",
+        "--cache-budget-gib", type=_finite, metavar="GIB",
         help="most that the cache may keep; hetcache gives up cached keys and values, then partial steps, to stay "
         "below it, and the record says so; other modes stop (default: no limit)",
     )
     group.add_argument(
-        "--vram-limit", type=float, metavar="GIB",
+        "--vram-limit", type=_finite, metavar="GIB",
         help="keep weights on the CPU and move them to the GPU while less than this is used (default: all on the GPU)",
     )
     group.add_argument("--fp8-storage", action="store_true", help="with --vram-limit: store resting weights as fp8")
@@ -191,11 +202,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--height", type=int, help="height the model works at, a multiple of 16 (default: by aspect)")
     group.add_argument("--width", type=int, help="width the model works at, a multiple of 16 (default: by aspect)")
     group.add_argument(
-        "--cfg-scale", type=float,
+        "--cfg-scale", type=_finite,
         help="guidance scale, 1 runs the conditional branch alone (default: "
         + ", ".join(f"{info.cfg_scale:g} for {name}" for name, info in MODELS.items()) + ")",
     )
-    group.add_argument("--sigma-shift", type=float, default=5.0, help="shift of the noise schedule (default 5)")
+    group.add_argument("--sigma-shift", type=_finite, default=5.0, help="shift of the noise schedule (default 5)")
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -220,7 +231,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         help="print the decision of every step and the expected speed-up without running the model",
     )
     group.add_argument(
-        "--target-speedup", type=float, metavar="X",
+        "--target-speedup", type=_finite, metavar="X",
         help="choose the mode's threshold so that the denoising loop does X times less work (static schedules)",
     )
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -254,9 +265,10 @@ def _add_field(group: Any, config: type, field: Field[Any]) -> None:
         return
     if isinstance(kind, types.UnionType):
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    choices = field.metadata.get("choices")
     group.add_argument(
-        flag(field.name), type=kind, choices=field.metadata.get("choices"), default=argparse.SUPPRESS, help=text,
-        metavar=None if field.metadata.get("choices") else kind.__name__.upper(),
+        flag(field.name), type=_finite if kind is float else kind, choices=choices, default=argparse.SUPPRESS,
+        help=text, metavar=None if choices else kind.__name__.upper(),
     )
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from hetcache.placement import Placement
 from hetcache.source import Source
 from hetcache.video import VideoError, largest_4k_plus_1
+from hetcache.video_ffmpeg import MAX_SIDE
+from hetcache.video_read import MAX_READ_BYTES
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -64,9 +66,12 @@ def check_frame_count(num_frames: int, name: str = "--frames") -> None:
 
 
 def check_side(name: str, value: int) -> None:
-    """Raises VideoError, naming the nearest valid values, unless `value` is a positive multiple of 16."""
-    if value > 0 and value % 16 == 0:
+    """Raises VideoError, naming the nearest valid values, unless `value` is a positive multiple of 16 up to
+    MAX_SIDE."""
+    if 0 < value <= MAX_SIDE and value % 16 == 0:
         return
+    if value > MAX_SIDE:
+        raise VideoError(f"--{name} {value}: at most {MAX_SIDE}")
     below = value // 16 * 16
     nearest = "16" if below <= 0 else f"{below} or {below + 16}"
     raise VideoError(f"--{name} {value}: the model takes multiples of 16, nearest {nearest}")
@@ -87,6 +92,9 @@ def take_clip(source: Source, num_frames: int, size: tuple[int, int]) -> Clip:
 
     Raises VideoError for anything wrong with either file. A mask that touches no pixel is allowed: see `Clip`.
     """
+    for (height, width), flags in ((source.size, "--frames"), (size, "--frames, --height and --width")):
+        if num_frames * height * width * 3 > MAX_READ_BYTES:
+            raise VideoError(f"{num_frames} frames of {width}x{height} do not fit in memory; give smaller {flags}")
     frames, mask = source.read(num_frames)
     placement = Placement(source.options.fit, source.size, size)
     count = smallest_4k_plus_1(num_frames)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hetcache.calibration import load_calibration
+from hetcache.calibration import calibration_digest, load_calibration
 from hetcache.clip import Clip, check_frame_count, check_side, smallest_4k_plus_1, take_clip
 from hetcache.masks import FEATHER_PX_AT_480P
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.modes import RunContext
-from hetcache.placement import Placement
-from hetcache.record import package_versions
+from hetcache.record import hardware, package_versions
 from hetcache.source import InputOptions, Source
 from hetcache.tokens import classify
 from hetcache.video import VideoError, check_writable, largest_4k_plus_1
@@ -77,14 +77,18 @@ def prepare(args: Namespace) -> Job:
     check_sides(args)
     if args.steps < 1:
         raise VideoError(f"--steps {args.steps}: at least 1")
-    if args.cache_budget_gib is not None and args.cache_budget_gib < 0:
+    if not 0 <= args.seed < 2**63:
+        raise VideoError(f"--seed {args.seed}: from 0 to 2^63 - 1")
+    if args.cache_budget_gib is not None and not 0 <= args.cache_budget_gib < inf:
         raise VideoError(f"--cache-budget-gib {args.cache_budget_gib}: GiB, not negative")
-    if args.vram_limit is not None and args.vram_limit <= 0:
+    if args.vram_limit is not None and not 0 < args.vram_limit < inf:
         raise VideoError(f"--vram-limit {args.vram_limit}: GiB, greater than 0")
-    if args.cfg_scale is not None and args.cfg_scale < 0:
+    if args.cfg_scale is not None and not 0 <= args.cfg_scale < inf:
         raise VideoError(f"--cfg-scale {args.cfg_scale}: not negative; 1 is no guidance")
-    if args.sigma_shift <= 0:
+    if not 0 < args.sigma_shift < inf:
         raise VideoError(f"--sigma-shift {args.sigma_shift}: greater than 0, 5 is the model's own")
+    if args.target_speedup is not None and not args.target_speedup >= 1:
+        raise VideoError(f"--target-speedup {args.target_speedup}: at least 1")
     output = _output(args)
     device, dtype = choose_device(args)
     if args.revision is not None and not re.fullmatch(r"[\w][\w./-]*", args.revision):
@@ -104,11 +108,10 @@ def prepare(args: Namespace) -> Job:
         )
     if len(windows) == 1 and args.resume:
         raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
-    if len(windows) > 1 and args.fit == "crop":
-        placement = Placement(args.fit, source.size, size)
-        for mask_THW in source.masks(num_frames):
-            placement.mask_to_model(mask_THW)
     clip = take_clip(source, min(windows[0].count, num_frames), size)
+    if len(windows) > 1 and args.fit == "crop":
+        for mask_THW in source.masks(num_frames):
+            clip.placement.check_mask(mask_THW)
     settings = EditSettings(
         prompt=info.prompt if args.prompt is None else args.prompt,
         negative_prompt=info.negative_prompt if args.negative_prompt is None else args.negative_prompt,
@@ -131,6 +134,8 @@ def prepare(args: Namespace) -> Job:
 
 def input_options(args: Namespace) -> InputOptions:
     """The flags that change the mask and the canvas. Raises VideoError."""
+    if args.mask is None and (args.mask_dilate or args.invert_mask):
+        raise VideoError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
     if not 1 <= args.mask_threshold <= 255:
         raise VideoError(f"--mask-threshold {args.mask_threshold}: from 1 to 255")
     for name in ("mask_dilate", "mask_feather"):
@@ -148,7 +153,7 @@ def plan_length(args: Namespace, source: Source, model_window: int) -> tuple[int
     num_frames: int = source.length() if args.frames == "all" else args.frames
     if num_frames < 1:
         check_frame_count(num_frames)
-    if args.frames != "all" and args.window is None and args.overlap is None:
+    if args.frames != "all" and args.window is None and args.overlap is None and not args.resume:
         if args.fit == "stretch":
             check_frame_count(num_frames)
         elif args.fit == "crop":
@@ -167,13 +172,15 @@ def plan_length(args: Namespace, source: Source, model_window: int) -> tuple[int
 def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[str, Any]:
     """Everything that the bytes of a run's windows depend on, as JSON values: a run resumes only as itself."""
     files = {"video": job.source.video, "mask": job.source.mask}
+    machine = hardware(job.device)
     return {
         "mode": args.mode, "settings": asdict(config), "target speed-up": args.target_speedup,
         "edit": asdict(job.settings), "input options": asdict(job.source.options),
         **{name: _file_facts(path) for name, path in files.items()},
         "windows": [asdict(window) for window in job.windows], "size": job.clip.size, "feather": job.feather_px,
         "weights": [weights, args.revision], "memory": [args.vram_limit, args.fp8_storage],
-        "device": [job.device, str(job.dtype), torch.get_num_threads()], "versions": package_versions(),
+        "dtype": str(job.dtype), "machine": [machine.get(key) for key in ("device", "cpu", "gpu", "threads")],
+        "calibration": calibration_digest(job.info.model_id), "versions": package_versions(),
     }
 
 
@@ -181,7 +188,7 @@ def _file_facts(path: Path | None) -> list[Any]:
     if path is None:
         return []
     files = list_frames(path) if path.is_dir() else [path]
-    return [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
@@ -220,7 +227,18 @@ def _output(args: Namespace) -> Path:
     if output is None:
         output = Path("outputs") / f"{args.video.stem}_{args.mode}.mp4"
         output.parent.mkdir(exist_ok=True)
-    return check_writable(output, [path for path in (args.video, args.mask) if path is not None])
+    inputs = [path for path in (args.video, args.mask) if path is not None]
+    if args.save_raw:
+        check_writable(raw_of(output), inputs)
+    for suffix, asked in ((".json", True), (".html", args.report)):
+        if asked and output.with_suffix(suffix).is_dir():
+            raise VideoError(f"output {output.with_suffix(suffix)}: is a folder; choose another --output")
+    return check_writable(output, inputs)
+
+
+def raw_of(output: Path) -> Path:
+    """Where --save-raw writes."""
+    return output.with_name(f"{output.stem}_raw.mp4")
 
 
 def check_sizes(args: Namespace) -> None:
@@ -238,7 +256,11 @@ def check_sides(args: Namespace) -> None:
 def choose_device(args: Namespace) -> tuple[str, torch.dtype]:
     """`--device` and `--dtype` with `auto` resolved. Raises VideoError for CUDA where there is none."""
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", device):
+        raise VideoError(f"--device {device}: use auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise VideoError(f"--device {device}: no CUDA device here, use --device cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise VideoError(f"--device {device}: the last CUDA device here is cuda:{torch.cuda.device_count() - 1}")
     name = args.dtype if args.dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
     return device, getattr(torch, name)

@@ -40,11 +40,7 @@ class WindowReader:
         while len(self._held) < count:
             pair = next(self._stream, None)
             if pair is None:
-                found = self._held_from + len(self._held)
-                raise VideoError(
-                    f"video {self._source.video} or its mask: ends after {found} of {self._num_frames} frames, it is "
-                    f"damaged: re-encode it, or go on with --frames {found} --resume"
-                )
+                raise ended(self._source, self._held_from + len(self._held), self._num_frames)
             frames, mask = pair
             self._held.append((self._placement.frames_to_model(frames)[0], self._placement.mask_to_model(mask)[0]))
         frames_THWC = hold_last(np.stack([frame for frame, _ in self._held[:count]]), window.count)
@@ -64,6 +60,14 @@ class WindowReader:
         self._stream.close()
 
 
+def ended(source: Source, found: int, expected: int) -> VideoError:
+    """The error when fewer frames can be decoded than were counted before the run."""
+    return VideoError(
+        f"video {source.video}: ends after {found} of {expected} frames, it has changed or is damaged: re-encode it, or "
+        f"go on with --frames {found} --resume"
+    )
+
+
 def finished_frames(
     store: WindowStore, windows: Sequence[Window], start: int, stop: int
 ) -> Iterator[Frames]:
@@ -80,9 +84,13 @@ def composited(
     source: Source, size: tuple[int, int], store: WindowStore, windows: Sequence[Window], num_frames: int,
     feather_px: int,
 ) -> Iterator[Frames]:
-    """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere."""
+    """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere. Raises VideoError
+    when the video or its mask ends early."""
     placement = Placement(source.options.fit, source.size, size)
-    raw = finished_frames(store, windows, 0, num_frames)
     with closing(source.stream()) as stream:
-        for (frame, mask), edited in zip(stream, raw, strict=False):
+        for index, edited in enumerate(finished_frames(store, windows, 0, num_frames)):
+            pair = next(stream, None)
+            if pair is None:
+                raise ended(source, index, num_frames)
+            frame, mask = pair
             yield composite(frame, placement.frames_to_source(edited[None]), mask, feather_px)[0]

@@ -93,11 +93,14 @@ class HetCacheConfig:
         return LevelRule(self.cache_thresh, self.decision_rule, self.band, self.refresh_band, max_partial_run)
 
     def cache_bytes(self, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
-        """What one CFG branch will keep from step to step."""
+        """What one CFG branch will keep from step to step, at most: `signal` output is counted in each branch and kept
+        in one."""
+        output = velocity_bytes(shape, num_tokens, bytes_per_value)
+        signal = 3 * output if self.signal == "output" else 0
         if self.whole_steps_only:
-            return velocity_bytes(shape, num_tokens, bytes_per_value)
+            return output + signal
         cached_kv, vace_rows = self.context_kv == "cached", self.partial_vace == "rows"
-        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value)
+        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value) + signal
 
 
 def plan_hetcache(
@@ -195,7 +198,8 @@ class HetCacheManager(CacheManager):
         self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
     ) -> None:
         if self.config.whole_steps_only:
-            self.store.put(*VELOCITY, velocity)
+            if self._rule.reuses:
+                self.store.put(*VELOCITY, velocity)
         elif decision.compute is Compute.FULL:
             self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
         if self._drift is not None:
@@ -208,7 +212,8 @@ class HetCacheManager(CacheManager):
 
     @property
     def cache_bytes(self) -> int:
-        return self.store.peak_nbytes
+        leads = self._drift is not None and self._drift.decisions.leader is self._branch
+        return self.store.peak_nbytes + (self._drift.rate.nbytes if leads and self._drift is not None else 0)
 
     def notes(self) -> dict[str, Any]:
         return {} if self._drift is None else {"host_syncs": self._drift.rate.host_syncs}

@@ -66,12 +66,24 @@ def model_info(model: str) -> ModelInfo:
     folder = Path(model)
     if not folder.is_dir():
         raise ValueError(f"unknown model {model!r}: use auto, {', '.join(MODELS)} or a folder with its weights")
-    config = folder / "config.json"
-    values = json.loads(config.read_text()) if config.is_file() else {}
-    name = "tiny" if "config" in values and "vae_width" in values["config"] else _wan_name(values)
+    values = _read_config(folder / "config.json")
+    shape = values.get("config")
+    name = "tiny" if isinstance(shape, dict) and "vae_width" in shape else _wan_name(values)
     known = MODELS[name]
     return ModelInfo(known.model_id, known.family, None, known.default_area, known.fill, known.cfg_scale,
                      known.prompt, known.negative_prompt, known.window)
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"model {path}: not JSON ({error}); fetch the model's folder again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"model {path}: not a JSON object; fetch the model's folder again")
+    return values
 
 
 def _wan_name(config: dict[str, object]) -> str:

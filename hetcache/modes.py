@@ -198,6 +198,8 @@ def with_teacache(base: Mode) -> Mode:
     def with_residual(config: Any, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
         assert base.cache_bytes is not None
         residual = num_tokens * shape.dim * bytes_per_value
+        if config.whole_steps_only:
+            return residual
         return residual + base.cache_bytes(config, shape, num_tokens, bytes_per_value)
 
     def plan(schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> list[Decision]:

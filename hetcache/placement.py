@@ -28,6 +28,13 @@ class Placement:
     source: Size
     model: Size
 
+    @property
+    def scale(self) -> float:
+        """Pixels of the model's frame for one of the source's (height; `stretch` changes the width a little more or
+        less)."""
+        _, _, height, _ = self._box()
+        return self.model[0] / height if self.fit == "crop" else height / self.source[0]
+
     def frames_to_model(self, frames_THWC: Frames) -> Frames:
         """[T, *source, 3] to [T, *model, 3]."""
         top, left, height, width = self._box()
@@ -40,13 +47,19 @@ class Placement:
         """[T, *source] to [T, *model]. Raises VideoError for a mask in what `crop` leaves out."""
         top, left, height, width = self._box()
         if self.fit == "crop":
-            inside = mask_THW[:, top : top + height, left : left + width]
-            if inside.sum() < mask_THW.sum():
-                kept = f"{width}x{height} of {self.source[1]}x{self.source[0]} pixels"
-                raise VideoError(f"the mask reaches into what --fit crop leaves out ({kept} are kept); use --fit pad")
-            return resize_mask(inside, *self.model)
+            self.check_mask(mask_THW)
+            return resize_mask(mask_THW[:, top : top + height, left : left + width], *self.model)
         inner = resize_mask(mask_THW, height, width)
         return np.pad(inner, ((0, 0), *self._borders(self.model)), mode="edge")
+
+    def check_mask(self, mask_THW: Mask) -> None:
+        """Raises VideoError for a mask in what `crop` leaves out."""
+        if self.fit != "crop":
+            return
+        top, left, height, width = self._box()
+        if mask_THW[:, top : top + height, left : left + width].sum() < mask_THW.sum():
+            kept = f"{width}x{height} of {self.source[1]}x{self.source[0]} pixels"
+            raise VideoError(f"the mask reaches into what --fit crop leaves out ({kept} are kept); use --fit pad")
 
     def frames_to_source(self, frames_THWC: Frames) -> Frames:
         """[T, *model, 3] to [T, *source, 3]; what `crop` left out is filled with the nearest pixels."""

@@ -74,10 +74,8 @@ def find_setting(
 
     Raises NotPlannable as `plan_run`, and for a mode without a dial; ValueError when no setting reaches it.
     """
-    if mode.plan is None:
-        raise _content_aware(mode)
-    if mode.dial is None:
-        raise NotPlannable(f"--mode {mode.name} has no threshold to choose; use fewer --steps")
+    check_plannable(mode, target)
+    assert mode.dial is not None
     if not target >= 1.0:
         raise ValueError(f"--target-speedup must be at least 1, not {target}")
     dial = mode.dial
@@ -117,6 +115,14 @@ def describe_plan(plan: RunPlan, schedule: Schedule) -> str:
     lines += [f"{branch.value:6s} {plan.string(branch)}" for branch in plan.decisions]
     lines.append(f"expected speed-up of the denoising loop (FLOPs): {plan.speedup:.2f}x")
     return "\n".join(lines)
+
+
+def check_plannable(mode: Mode, target: float | None = None) -> None:
+    """Raises NotPlannable as `plan_run` or, with a `target`, as `find_setting`, as far as the mode alone tells."""
+    if mode.plan is None:
+        raise _content_aware(mode)
+    if target is not None and mode.dial is None:
+        raise NotPlannable(f"--mode {mode.name} has no threshold to choose; use fewer --steps")
 
 
 def _content_aware(mode: Mode) -> NotPlannable:

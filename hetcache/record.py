@@ -7,7 +7,6 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hetcache.session import CacheSession
 from hetcache.tokens import TokenClasses
 
 SCHEMA = 1
-PACKAGES = ("hetcache", "diffsynth", "torch", "numpy", "scikit-learn", "imageio-ffmpeg")
+PACKAGES = ("hetcache", "diffsynth", "torch", "numpy", "scipy", "pillow", "scikit-learn", "imageio-ffmpeg")
 STAGES = ("load", "text", "vae_encode", "denoise", "vae_decode", "composite", "total")
 
 
@@ -139,10 +138,6 @@ def sum_timing_s(windows: Sequence[Mapping[str, float]], load_s: float, composit
     return total
 
 
-def config_json(config: Any) -> dict[str, Any]:
-    return asdict(config)
-
-
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write the record whole or not at all. Values must be JSON values; infinities are written as strings."""
     from hetcache.video import atomic_output
@@ -172,7 +167,7 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             more = f" and so on ({len(others)} more windows, see the record)" if others else ""
             rows.append((f"steps ({branch})", first + more))
     rows.append(("time", stages))
-    if not record["accelerated"] and record["mode"] != "baseline":
+    if not record["accelerated"] and record["mode"] != "baseline" and flops["run"]:
         rows.append(("speed", "NOT ACCELERATED: no partial and no reused step at these settings"))
     elif record["accelerated"]:
         rows.append(("FLOPs", f"{flops['ratio']:.2f}x fewer ({flops['run'] / 1e12:.2f} of "
@@ -188,6 +183,7 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{region.replace('_', ' ')} {_figure(value)}{unit}" for region, value in compare[metric].items()
             )
             rows.append((metric.split("_")[0].upper(), shown))
+    rows += [("note", note) for note in record.get("fell_back", [])]
     rows += [(name, path) for name, path in record["outputs"].items() if path]
     return rows
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hetcache import record as records
 from hetcache.compare import compare
-from hetcache.job import Job
+from hetcache.job import Job, raw_of
 from hetcache.long_clip import composited, finished_frames
 from hetcache.modes import RunContext
 from hetcache.video import atomic_output, composite, write_video
@@ -31,7 +34,7 @@ def save_edit(
     result, clip = results[0], job.clip
     composite_start = time.perf_counter()
     frames = composite(clip.source_THWC, clip.to_source(result.frames_THWC), clip.source_mask_THW, job.feather_px)
-    write_video(job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+    lost_sound = write_result(job, frames)
     raw = raw_path(args, job)
     if raw is not None:
         write_video(raw, result.frames_THWC[: job.num_frames], clip.fps)
@@ -40,7 +43,7 @@ def save_edit(
     # With --compare the clock has also seen the baseline.
     total_s = editor.load_s + sum(stage_ms.values()) / 1e3 + composite_s if args.compare else now - start
     record = {
-        **run_facts(args, asdict(config), job, editor.notes),
+        **run_facts(args, asdict(config), job, [*editor.notes, *lost_sound]),
         "timing_s": records.timing_s(stage_ms, editor.load_s, composite_s, total_s),
         **records.session_facts(result.session, result.shape, context.classes),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
@@ -69,7 +72,7 @@ def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, loa
     clip = job.clip
     composite_start = time.perf_counter()
     frames = composited(job.source, clip.size, store, job.windows, job.num_frames, job.feather_px)
-    write_video(job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
+    lost_sound = write_result(job, frames)
     raw = raw_path(args, job)
     if raw is not None:
         write_video(raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
@@ -81,7 +84,7 @@ def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, loa
     for window in edited[1:]:
         del window["settings"]
     record = {
-        **run_facts(args, settings, job, list(fell_back)),
+        **run_facts(args, settings, job, [*fell_back, *lost_sound]),
         "timing_s": records.sum_timing_s([window["timing_s"] for window in edited], load_s, composite_s),
         **records.all_windows(facts),
         "outputs": outputs(args, job, raw),
@@ -90,11 +93,21 @@ def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, loa
     return record
 
 
+def write_result(job: Job, frames: Iterable[NDArray[np.uint8]]) -> list[str]:
+    """Write the output with the source's sound, or without when that cannot be read: why, as a list of notes."""
+    lost_sound: list[str] = []
+    clip = job.clip
+    write_video(
+        job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect, lost_sound=lost_sound
+    )
+    return lost_sound
+
+
 def save_source(job: Job, mode: str) -> str:
     """An empty mask asks for nothing: the source comes back, and the record says so. Returns what to tell."""
-    clip = job.clip
-    write_video(job.output, clip.source_THWC, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect)
     note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
+    for lost_sound in write_result(job, job.clip.source_THWC):
+        note += f"; {lost_sound}"
     record = {"schema": records.SCHEMA, "mode": mode, "note": note, "outputs": {"video": str(job.output), "raw": None}}
     records.write_record(job.output.with_suffix(".json"), record)
     return f"{note} in {job.output}"
@@ -123,7 +136,7 @@ def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Se
 
 def raw_path(args: Namespace, job: Job) -> Path | None:
     """Where the model's output before compositing goes, if it was asked for."""
-    return job.output.with_name(f"{job.output.stem}_raw.mp4") if args.save_raw else None
+    return raw_of(job.output) if args.save_raw else None
 
 
 def outputs(args: Namespace, job: Job, raw: Path | None) -> dict[str, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hetcache.masks import Extend, dilate_mask, iter_mask, outpaint, outpainted_size, read_mask
 from hetcache.placement import Fit
 from hetcache.video_ffmpeg import VideoError
-from hetcache.video_read import VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
+from hetcache.video_read import MAX_READ_BYTES, VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -64,16 +64,17 @@ class Source:
         return outpainted_size(self.options.outpaint, *size) if self.options.outpaint else size
 
     def length(self, asked: int | None = None) -> int:
-        """`asked` frames, or all of the video. Raises VideoError when video or mask (unless extended) has fewer."""
-        found = count_frames(self.video)
+        """`asked` frames, or all of the video. Decodes both files to their ends; raises VideoError when video or mask
+        (unless extended) has fewer frames."""
+        found = count_frames(self.video, decode=True)
         num_frames = found if asked is None else asked
         if found < max(num_frames, 1):
             raise VideoError(too_few(f"video {self.video}", found, max(num_frames, 1), 0))
         if self.mask is None or self.options.mask_extend != "error" or probe(self.mask, "mask").kind == "image":
             return num_frames
-        masks = count_frames(self.mask, "mask")
+        masks = count_frames(self.mask, "mask", decode=True)
         if masks < num_frames:
-            raise VideoError(too_few(f"mask {self.mask}", masks, num_frames, 0) + ", or --mask-extend hold|loop")
+            raise VideoError(_mask_ended(self.mask, masks, num_frames))
         return num_frames
 
     def masks(self, count: int) -> Generator[Mask, None, None]:
@@ -91,7 +92,10 @@ class Source:
     def read(self, count: int) -> tuple[Frames, Mask]:
         """The first `count` frames and masks of the canvas, [T, H, W, 3] uint8 and [T, H, W] bool. Raises
         VideoError."""
-        options = self.options
+        options, (height, width) = self.options, self.size
+        if count * height * width * 3 > MAX_READ_BYTES:
+            size = f"{count} frames of {width}x{height}"
+            raise VideoError(f"video {self.video}: {size} do not fit in memory; ask for fewer")
         frames = read_frames(self.video, count=count)
         if self.mask is None:
             mask = np.zeros(frames.shape[:3], np.bool_)
@@ -102,17 +106,21 @@ class Source:
         return self._canvas(frames, mask)
 
     def stream(self, start: int = 0) -> Generator[tuple[Frames, Mask], None, None]:
-        """Frames [1, H, W, 3] and masks [1, H, W] of the canvas from frame `start` to the end of the shorter file,
-        in memory that does not grow."""
+        """Frames [1, H, W, 3] and masks [1, H, W] of the canvas from frame `start` to the end of the video, in memory
+        that does not grow. Raises VideoError when the mask ends before."""
         options, size = self.options, (self.info.height, self.info.width)
         with closing(iter_frames(self.video, start)) as frames:
             if self.mask is None:
-                for frame, mask in zip(frames, repeat(np.zeros(size, np.bool_)), strict=False):
-                    yield self._canvas(frame[None], mask[None])
+                for frame in frames:
+                    yield self._canvas(frame[None], np.zeros((1, *size), np.bool_))
                 return
             every = iter_mask(self.mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
             with closing(every) as masks:
-                for frame, mask in zip(frames, islice(masks, start, None), strict=False):
+                later = islice(masks, start, None)
+                for index, frame in enumerate(frames, start):
+                    mask = next(later, None)
+                    if mask is None:
+                        raise VideoError(_mask_ended(self.mask, index, index + 1))
                     yield self._canvas(frame[None], mask[None])
 
     def _canvas(self, frames_THWC: Frames, mask_THW: Mask) -> tuple[Frames, Mask]:
@@ -126,3 +134,7 @@ class Source:
         height, width = mask_THW.shape[1:]
         wide_mask_THW[:, top : top + height, left : left + width] = mask_THW
         return wide_THWC, wide_mask_THW
+
+
+def _mask_ended(mask: Path, found: int, asked: int) -> str:
+    return too_few(f"mask {mask}", found, asked, 0) + ", or --mask-extend hold|loop"

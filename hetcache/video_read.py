@@ -78,13 +78,14 @@ def probe(path: StrPath, what: str = "video") -> VideoInfo:
     )
 
 
-def count_frames(path: StrPath, what: str = "video") -> int:
-    """How many frames a source has. A video is not decoded for it; a damaged one may decode to fewer."""
+def count_frames(path: StrPath, what: str = "video", decode: bool = False) -> int:
+    """How many frames a source has. A video is not decoded for it unless asked to be, which takes longer and counts
+    what iter_frames() gives; a damaged or trimmed one may decode to fewer than it holds."""
     info = probe(path, what)
     if info.num_frames is not None:
         return info.num_frames
     args = [*ff.base_args(), "-stats", *ff.input_args(info.path)]
-    args += ["-map", "0:V:0", "-c", "copy", "-f", "null", "-"]
+    args += ["-map", "0:V:0", *(["-fps_mode", "passthrough"] if decode else ["-c", "copy"]), "-f", "null", "-"]
     _, log = ff.run_quiet(args)
     counts = re.findall(r"frame=\s*(\d+)", log)
     return int(counts[-1]) if counts else 0

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from hetcache import video_ffmpeg as ff
 from hetcache.video_ffmpeg import VideoError
 from hetcache.video_header import read_header
-from hetcache.video_images import image_size
-from hetcache.video_read import StrPath
+from hetcache.video_read import StrPath, probe
 
 # Sound that MP4 players know: copied as it is. Anything else becomes AAC.
 _COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")
@@ -44,7 +43,7 @@ def check_writable(path: StrPath, inputs: Iterable[StrPath] = ()) -> Path:
         if path.exists() and not os.access(path, os.W_OK):
             raise VideoError(f"output {path}: exists and is read-only; choose another name")
         for source in inputs:
-            if path.exists() and Path(source).exists() and path.samefile(source):
+            if _is_same_file(path, Path(source)):
                 raise VideoError(f"output {path}: is also an input, which would be lost; choose another name")
         # Trying is the only test that knows read-only mounts and access lists.
         trial = _reserve(path)
@@ -88,6 +87,7 @@ def write_video(
     audio_start_s: float = 0.0,
     crf: int = 16,
     pixel_aspect: tuple[int, int] = (1, 1),
+    lost_sound: list[str] | None = None,
 ) -> int:
     """Write frames [H, W, 3] uint8 RGB as an H.264 MP4 and return their number.
 
@@ -96,7 +96,8 @@ def write_video(
     `audio_from` takes the sound of that file, from `audio_start_s` on and no longer than the frames: copied
     if MP4 players know it, else as AAC; a file without sound gives none. `pixel_aspect` is VideoInfo's. Same
     frames, options and ffmpeg: same bytes. Nothing appears at `path`, and nothing is lost there, unless all
-    succeeds. VideoError: no frames, disk full, not writable, sound that cannot be read.
+    succeeds. VideoError: no frames, disk full, not writable, sound that cannot be read; with `lost_sound` the last is
+    no error: the video is written without sound, and the reason is appended there.
     """
     if not 0 < fps <= 1000:
         raise VideoError(f"output {path}: a frame rate of {fps} is not possible; give one from 1 to 1000")
@@ -109,14 +110,28 @@ def write_video(
             silent = _reserve(whole)
             try:
                 num_frames = _encode(silent, iter(frames), str(rate), crf, pixel_aspect, path)
-                _add_audio(
-                    silent, whole, Path(audio_from), audio, audio_start_s, float(num_frames / rate), path
-                )
+                try:
+                    _add_audio(
+                        silent, whole, Path(audio_from), audio, audio_start_s, float(num_frames / rate), path
+                    )
+                except VideoError as error:
+                    if lost_sound is None:
+                        raise
+                    lost_sound.append(str(error))
+                    silent.replace(whole)
             finally:
                 silent.unlink(missing_ok=True)
             return num_frames
     except OSError as error:
         raise VideoError(f"output {path}: not written ({error.strerror or error}); {_REMEDY}") from error
+
+
+def _is_same_file(path: Path, source: Path) -> bool:
+    """False for an input that cannot be looked at: reading it will say why."""
+    try:
+        return path.samefile(source)
+    except (OSError, ValueError):
+        return False
 
 
 def _reserve(path: Path) -> Path:
@@ -191,8 +206,7 @@ def _encode(
 
 
 def _audio_codec(source: Path) -> str | None:
-    silent = source.is_dir() or image_size(source) is not None
-    return None if silent else read_header(source).audio_codec
+    return read_header(source).audio_codec if probe(source).kind == "video" else None
 
 
 def _add_audio(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,19 +33,20 @@ class WindowStore:
         path = self.folder / RUN
         wanted = json.loads(json.dumps(run))
         done = self.finished()
-        if path.is_file() and done:
-            known = _read_json(path)
+        if done:
             if not resume:
                 raise VideoError(
                     f"{self.folder} keeps the windows of an interrupted run: add --resume to go on with it, or delete "
                     "the folder to start over"
                 )
+            known = _read_run(path)
             changed = sorted(key for key in {*known, *wanted} if _part(known, key, done) != _part(wanted, key, done))
             if changed:
                 raise VideoError(
                     f"{self.folder} keeps the windows of another run ({', '.join(changed)} differ): give the same "
                     "flags and files, or delete the folder to start over"
                 )
+        self._remove_from(done)
         try:
             self.folder.mkdir(exist_ok=True)
             with atomic_output(path) as temporary:
@@ -71,8 +71,8 @@ class WindowStore:
                 temporary.write_text(json.dumps(facts, indent=2) + "\n")
         except OSError as error:
             raise VideoError(
-                f"{self._frames(index)}: not written ({error.strerror or error}); free disk space, then the same "
-                "command with --resume goes on"
+                f"{self._frames(index)}: not written ({error.strerror or error}); free disk space "
+                "and go on with --resume"
             ) from error
 
     def frames(self, index: int) -> Frames:
@@ -81,19 +81,34 @@ class WindowStore:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 frames: Frames = archive["frames_THWC"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            if frames.dtype != np.uint8 or frames.ndim != 4:
+                raise ValueError(f"{frames.dtype} {frames.shape}")
+        except Exception as error:
+            # Damaged archives make numpy, zipfile and zlib raise almost anything.
             raise VideoError(f"{path}: damaged; delete it and go on with --resume") from error
         return frames
 
     def facts(self, index: int) -> dict[str, Any]:
-        return _read_json(self._facts(index))
+        """What was saved with window `index`. Raises VideoError for a damaged file."""
+        facts = _read_json(self._facts(index))
+        if "skipped" not in facts and not {"settings", "fell_back", "timing_s", "flops"} <= facts.keys():
+            raise VideoError(f"{self._facts(index)}: damaged; delete it and go on with --resume")
+        return facts
 
     def remove(self) -> None:
-        """Delete the windows, and the folder unless something else is in it."""
-        for path in [*self.folder.glob("window_*.npz"), *self.folder.glob("window_*.json"), self.folder / RUN]:
-            path.unlink(missing_ok=True)
+        """Delete the windows, what a killed process left of one, and the folder unless something else is in it."""
         with suppress(OSError):
+            self._remove_from(0)
+            (self.folder / RUN).unlink(missing_ok=True)
             self.folder.rmdir()
+
+    def _remove_from(self, first: int) -> None:
+        """Delete the windows from `first` on, the last one first: what a kill leaves is still a run's beginning."""
+        kept = {path.name for index in range(first) for path in (self._frames(index), self._facts(index))}
+        windows = sorted(self.folder.glob("window_*"), reverse=True)
+        for path in [*windows, *self.folder.glob(".window_*.tmp.*"), *self.folder.glob(".run.*.tmp.json")]:
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def _frames(self, index: int) -> Path:
         return self.folder / f"window_{index:05d}.npz"
@@ -105,6 +120,15 @@ class WindowStore:
 def _part(run: Mapping[str, Any], key: str, done: int) -> Any:
     value = run.get(key)
     return value[:done] if key == "windows" and isinstance(value, list) else value
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        return _read_json(path)
+    except VideoError:
+        raise VideoError(
+            f"{path}: missing or damaged, so nothing says whose windows these are; delete the folder to start over"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hetcache.clip import Clip, check_frame_count, smallest_4k_plus_1
 from hetcache.video import VideoError, composite, largest_4k_plus_1
 
 Frames = NDArray[np.uint8]
+MIN_WINDOW = 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def default_overlap(length: int) -> int:
 
 def check_window(length: int, overlap: int) -> None:
     """Raises VideoError unless both are 4k + 1 and the window is longer than the overlap."""
+    if length < MIN_WINDOW:
+        raise VideoError(f"--window {length}: at least {MIN_WINDOW}")
     check_frame_count(length, "--window")
     check_frame_count(overlap, "--overlap")
     if overlap >= length:
