@@ -77,7 +77,7 @@ def load(args: Namespace, job: Job) -> Editor:
 
 
 def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[Editor, Any]:
-    """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Prints the plan if that
+    """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Prints the plan if it
     was asked for."""
     from hetcache.modes import MODES
 

@@ -63,8 +63,8 @@ class WindowReader:
 def ended(source: Source, found: int, expected: int) -> VideoError:
     """The error when fewer frames can be decoded than were counted before the run."""
     return VideoError(
-        f"video {source.video}: ends after {found} of {expected} frames, it has changed or is damaged: re-encode it, or "
-        f"go on with --frames {found} --resume"
+        f"video {source.video}: ends after {found} of {expected} frames, it is damaged or has changed: re-encode it, "
+        f"or go on with --frames {found} --resume"
     )
 
 

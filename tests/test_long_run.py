@@ -134,8 +134,8 @@ def test_resume_goes_on_to_the_same_bytes(interrupted: Path, edits: list[int], c
 
 @pytest.mark.parametrize(("flags", "named"), [
     ("--seed 1", "edit"), ("--steps 3", "edit"), ("--cache-thresh 0.2", "settings"), ("--mode baseline", "mode"),
-    ("--overlap 1", "windows"), ("--height 64", "size"), ("--mask-dilate 2", "input options"), ("--mask v.mp4", "mask"),
-    ("--mask-feather 9", "feather"), ("--dtype bfloat16", "device"),
+    ("--window 13", "windows"), ("--height 64", "size"), ("--mask-dilate 2", "input options"), ("--mask v.mp4", "mask"),
+    ("--mask-feather 9", "feather"), ("--dtype bfloat16", "dtype"),
 ])
 def test_resume_with_other_flags_names_what_differs(
     interrupted: Path, flags: str, named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -146,6 +146,14 @@ def test_resume_with_other_flags_names_what_differs(
     assert "out_windows keeps the windows of another run" in error and named in error
     assert "delete the folder to start over" in error
     assert saved(interrupted) == ONE
+
+
+@pytest.mark.parametrize("flags", ["--frames 13", "--overlap 1"])
+def test_other_windows_after_the_finished_ones_are_a_run_of_their_own(interrupted: Path, flags: str) -> None:
+    assert run(interrupted, "--resume", *flags.split()) == 0
+    resumed = (interrupted / "out.mp4").read_bytes()
+    assert run(interrupted, *flags.split()) == 0
+    assert (interrupted / "out.mp4").read_bytes() == resumed
 
 
 def test_a_changed_video_is_not_resumed(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,5 +199,8 @@ def test_a_video_that_ends_early_keeps_the_windows_before(
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 85 // 100])
     monkeypatch.setattr(source, "count_frames", lambda *_, **__: NUM_FRAMES)
     assert run(folder, "--video", str(whole)) == 2
-    assert "v.ts: 17 frames asked, 15 there; use --frames 13" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "v.ts: ends after 15 of 17 frames" in error and "go on with --frames 15 --resume (2 of 3 windows" in error
     assert len(saved(folder)) == 4 and (folder / "out.mp4").read_bytes() == b"an earlier result"
+    assert run(folder, "--video", str(whole), "--frames", "15", "--resume") == 0
+    assert not (folder / "out_windows").exists()

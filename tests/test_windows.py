@@ -46,8 +46,8 @@ def test_the_default_overlap_is_valid_and_about_a_quarter() -> None:
 
 
 @pytest.mark.parametrize(("length", "overlap", "message"), [
-    (10, 5, "--window 10"), (9, 6, "--overlap 6"), (9, 9, "less than"), (9, 13, "less than"), (1, 1, "less than"),
-    (9, 0, "--overlap 0"), (-3, 1, "--window -3"),
+    (10, 5, "--window 10"), (9, 6, "--overlap 6"), (9, 9, "less than"), (9, 13, "less than"),
+    (1, 1, "--window 1: at least 5"), (9, 0, "--overlap 0"), (-3, 1, "--window -3"),
 ])
 def test_windows_that_cannot_be_are_refused(length: int, overlap: int, message: str) -> None:
     with pytest.raises(VideoError, match=message):
@@ -114,7 +114,7 @@ def window_frames(value: int) -> np.ndarray:
 
 def save(store: WindowStore, *indices: int) -> None:
     for index in indices:
-        store.save(index, window_frames(index), {"index": index})
+        store.save(index, window_frames(index), {"index": index, "skipped": "black"})
 
 
 def test_a_store_gives_back_what_it_was_given(store: WindowStore) -> None:
@@ -124,7 +124,7 @@ def test_a_store_gives_back_what_it_was_given(store: WindowStore) -> None:
     again = WindowStore(store.folder.with_name("out.mp4"))
     again.open(RUN, resume=True)
     assert again.finished() == 2
-    assert np.array_equal(again.frames(1), window_frames(1)) and again.facts(1) == {"index": 1}
+    assert np.array_equal(again.frames(1), window_frames(1)) and again.facts(1)["index"] == 1
     assert len(list(store.folder.iterdir())) == 5
     again.remove()
     assert not store.folder.exists()
@@ -229,5 +229,5 @@ def test_a_full_disk_leaves_no_half_window(store: WindowStore, monkeypatch: pyte
         save(store, 1)
     monkeypatch.undo()
     assert store.finished() == 1
-    assert json.loads((store.folder / "window_00000.json").read_text()) == {"index": 0}
+    assert json.loads((store.folder / "window_00000.json").read_text()) == {"index": 0, "skipped": "black"}
     assert not [path for path in store.folder.iterdir() if path.name.startswith(".")]
