@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: Namespace, config: Any) -> int:
     """Check everything that needs no model, then load, edit, composite, save and report."""
+    from diffsynth_patches.saving import save_edit, save_source
     from hetcache.job import plan_rows, prepare
     from hetcache.modes import MODES
     from hetcache.planning import check_plannable
     from hetcache.record import summary_rows, table
-    from hetcache.saving import save_edit, save_source
 
     start = time.perf_counter()
     if args.plan or args.target_speedup is not None:
@@ -101,9 +101,9 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
     """Edit a long video window by window, from the finished ones on, and write it whole. Returns the record."""
     from diffsynth_patches.bench import facts_of_weights
     from diffsynth_patches.long_run import edit_windows
+    from diffsynth_patches.saving import save_windows
     from hetcache.job import run_identity
     from hetcache.modes import MODES
-    from hetcache.saving import save_windows
     from hetcache.window_store import WindowStore
 
     store = WindowStore(job.output)
