@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: Namespace, config: Any) -> int:
     """Check everything that needs no model, then load, edit, composite, save and report."""
+    from diffsynth_patches.saving import save_edit, save_source
     from hetcache.job import plan_rows, prepare
     from hetcache.modes import MODES
     from hetcache.planning import check_plannable
     from hetcache.record import summary_rows, table
-    from hetcache.saving import save_edit, save_source
 
     start = time.perf_counter()
     if args.plan or args.target_speedup is not None:
@@ -70,7 +70,10 @@ def load(args: Namespace, job: Job) -> Editor:
     """The pipeline, on the device."""
     from diffsynth_patches.editor import Editor
     from diffsynth_patches.loader import VramOptions, use_hugging_face
+    from diffsynth_patches.regions import check_compiler
 
+    if job.settings.compile:
+        check_compiler(job.device)
     if args.huggingface:
         use_hugging_face()
     return Editor(job, VramOptions(args.vram_limit, args.fp8_storage), args.revision)
@@ -79,7 +82,9 @@ def load(args: Namespace, job: Job) -> Editor:
 def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[Editor, Any]:
     """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Prints the plan if it
     was asked for."""
+    from diffsynth_patches.run import schedule_of
     from hetcache.modes import MODES
+    from hetcache.planning import check_cfg_batch
 
     editor = load(args, job)
     config = editor.within_budget(MODES[args.mode], config)
@@ -87,6 +92,8 @@ def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[
         print(f"  {note}")
     if args.plan or args.target_speedup is not None:
         config = show_plan(args, config, job, context, editor.pipe)
+    if job.settings.cfg_batch:
+        check_cfg_batch(MODES[args.mode], config, context, schedule_of(editor.pipe, job.settings)[0])
     return editor, config
 
 
@@ -94,9 +101,9 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
     """Edit a long video window by window, from the finished ones on, and write it whole. Returns the record."""
     from diffsynth_patches.bench import facts_of_weights
     from diffsynth_patches.long_run import edit_windows
+    from diffsynth_patches.saving import save_windows
     from hetcache.job import run_identity
     from hetcache.modes import MODES
-    from hetcache.saving import save_windows
     from hetcache.window_store import WindowStore
 
     store = WindowStore(job.output)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from diffsynth_patches.compat import check_pipeline, check_version
 from diffsynth_patches.forward import CachedForward, static_schedule
+from diffsynth_patches.guidance import GuidancePair
+from diffsynth_patches.regions import EAGER, compiled_regions
 from hetcache.session import CacheSession, now_ms
 
 STAGE_OF_UNIT = {
@@ -18,40 +20,52 @@ STAGE_OF_UNIT = {
 
 
 class TimedUnits:
-    """Stands in for `pipe.unit_runner`: same calls, with the time of text and VAE encoding added up."""
+    """Stands in for `pipe.unit_runner`: same calls, with the time of text and VAE encoding added up. `pair` is told
+    what the unconditional branch will be called with."""
 
-    def __init__(self, run: Callable[..., Any], stage_ms: dict[str, float]) -> None:
+    def __init__(
+        self, run: Callable[..., Any], stage_ms: dict[str, float], pair: GuidancePair | None = None
+    ) -> None:
         self._run = run
         self._stage_ms = stage_ms
+        self._pair = pair
 
     def __call__(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
-        stage = STAGE_OF_UNIT.get(type(unit).__name__)
-        if stage is None:
-            return self._run(unit, *args, **kwargs)
         start = now_ms()
-        result = self._run(unit, *args, **kwargs)
-        self._stage_ms[stage] = self._stage_ms.get(stage, 0.0) + now_ms() - start
-        return result
+        inputs = self._run(unit, *args, **kwargs)
+        stage = STAGE_OF_UNIT.get(type(unit).__name__)
+        if stage is not None:
+            self._stage_ms[stage] = self._stage_ms.get(stage, 0.0) + now_ms() - start
+        if self._pair is not None:
+            _, _, self._pair.negative = inputs
+        return inputs
 
 
 @contextmanager
-def patched(pipe: Any, session: CacheSession, fast_rope: bool = False) -> Iterator[CachedForward]:
+def patched(
+    pipe: Any, session: CacheSession, fast_rope: bool = False, cfg_batch: bool = False, compile_blocks: bool = False
+) -> Iterator[CachedForward]:
     """Run `pipe(...)` under `session`: replaces `pipe.model_fn` and `pipe.unit_runner`, restores both on exit,
-    also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32, which is faster
-    and no longer bit for bit upstream's.
+    also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32 and
+    `compile_blocks` compiles the parts between the attentions: faster, and no longer bit for bit upstream's.
+    `cfg_batch` runs both branches of guidance as one batch, for modes that
+    `hetcache.planning.check_cfg_batch` lets through.
 
-    Raises RuntimeError for an untested diffsynth, ValueError for a pipeline that caching does not support.
+    Raises RuntimeError for an untested diffsynth, ValueError for a pipeline that caching does not support and for
+    a machine that cannot compile.
     """
     check_version()
     check_pipeline(pipe)
     model_fn, unit_runner = pipe.model_fn, pipe.unit_runner
-    forward = CachedForward(pipe, session, fast_rope)
-    session.measure_schedule = lambda timesteps: static_schedule(pipe, timesteps)
-    pipe.model_fn = forward
-    pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms)
-    try:
-        yield forward
-    finally:
-        pipe.model_fn = model_fn
-        pipe.unit_runner = unit_runner
-        session.release()
+    pair = GuidancePair() if cfg_batch else None
+    with compiled_regions(str(pipe.device)) if compile_blocks else nullcontext(EAGER) as regions:
+        forward = CachedForward(pipe, session, fast_rope, pair, regions)
+        session.measure_schedule = lambda timesteps: static_schedule(pipe, timesteps)
+        pipe.model_fn = forward
+        pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms, pair)
+        try:
+            yield forward
+        finally:
+            pipe.model_fn = model_fn
+            pipe.unit_runner = unit_runner
+            session.release()

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
-from diffsynth.models.wan_video_dit import DiTBlock, modulate, rope_apply
+from diffsynth.models.wan_video_dit import DiTBlock, rope_apply
 
+from diffsynth_patches.regions import EAGER, Regions
 from hetcache.api import Attention
 from hetcache.flops import WorkMeter, cross_attention_flops, mlp_flops, self_attention_flops
 
@@ -37,6 +38,7 @@ class BlockInputs:
     meter: WorkMeter = field(default_factory=WorkMeter)
     rows_A: torch.Tensor | None = None
     rope: Rope = rope_apply
+    regions: Regions = EAGER
 
     def at(self, rows_A: torch.Tensor) -> BlockInputs:
         """Restricted to `rows_A` of the current rows."""
@@ -73,7 +75,7 @@ class DiTBlockOps:
         return ops
 
     def full(self, x_BND: torch.Tensor) -> torch.Tensor:
-        if self.inputs.rope is not rope_apply:
+        if self.inputs.rope is not rope_apply or self.inputs.regions is not EAGER:
             x_BND = self.add_self_attn(x_BND, self.self_attn(x_BND).out_BND)
             x_BND = self.add_cross_attn(x_BND, self.cross_attn(x_BND))
             return self.add_mlp(x_BND, self.mlp(x_BND))
@@ -86,10 +88,7 @@ class DiTBlockOps:
     def self_attn(self, x_BND: torch.Tensor, kv: KV | None = None) -> Attention:
         attn, inputs = self.block.self_attn, self.inputs
         shift, scale = self._modulation()[0:2]
-        input_BND = modulate(self.block.norm1(x_BND), shift, scale)
-        q_BND = attn.norm_q(attn.q(input_BND))
-        k_BND = attn.norm_k(attn.k(input_BND))
-        v_BND = attn.v(input_BND)
+        q_BND, k_BND, v_BND = inputs.regions.self_qkv(attn, self.block.norm1, x_BND, shift, scale)
         q_BND = inputs.rope(q_BND, inputs.freqs_A, attn.num_heads)
         k_BND = inputs.rope(k_BND, inputs.freqs_A, attn.num_heads)
         if kv is not None:
@@ -102,13 +101,13 @@ class DiTBlockOps:
         return Attention(attn.o(attn.attn(q_BND, k_BND, v_BND)), q_BND, k_BND, v_BND)
 
     def add_self_attn(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor:
-        return self.block.gate(x_BND, self._modulation()[2], out_BND)
+        return self.inputs.regions.add_gated(x_BND, self._modulation()[2], out_BND)
 
     def cross_attn(self, x_BND: torch.Tensor) -> torch.Tensor:
-        context_BLD = self.inputs.context_BLD
+        attn, context_BLD = self.block.cross_attn, self.inputs.context_BLD
         flops = cross_attention_flops(x_BND.shape[1], context_BLD.shape[1], self.block.dim)
         self._meter("cross_attn", flops, x_BND)
-        return self.block.cross_attn(self.block.norm3(x_BND), context_BLD)
+        return attn.o(attn.attn(*self.inputs.regions.cross_qkv(attn, self.block.norm3, x_BND, context_BLD)))
 
     def add_cross_attn(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor:
         return x_BND + out_BND
@@ -116,10 +115,10 @@ class DiTBlockOps:
     def mlp(self, x_BND: torch.Tensor) -> torch.Tensor:
         shift, scale = self._modulation()[3:5]
         self._meter("mlp", mlp_flops(x_BND.shape[1], self.block.dim, self.block.ffn_dim), x_BND)
-        return self.block.ffn(modulate(self.block.norm2(x_BND), shift, scale))
+        return self.inputs.regions.mlp(self.block.ffn, self.block.norm2, x_BND, shift, scale)
 
     def add_mlp(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor:
-        return self.block.gate(x_BND, self._modulation()[5], out_BND)
+        return self.inputs.regions.add_gated(x_BND, self._modulation()[5], out_BND)
 
     def _modulation(self) -> tuple[torch.Tensor, ...]:
         if self._chunks is None:

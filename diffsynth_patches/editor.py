@@ -86,6 +86,8 @@ class Editor:
         self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
     ) -> EditResult:
         settings = replace(settings, vae_tiling="on" if self._tiled else "off")
+        if self._vram.limit_gib is not None:
+            settings = replace(settings, compile=False)
         with StepBar(settings.num_steps, label) as bar:
             return run_edit(self.pipe, self._job.info, clip, mode.build(config, context), settings, bar.observe)
 
@@ -98,8 +100,9 @@ class Editor:
             free_bytes, _ = torch.cuda.mem_get_info(self._job.device)
             self._vram = replace(self._vram, limit_gib=KEPT_FREE * free_bytes / GIB)
         self._tiled = True
+        without = " and without --compile" if self._job.settings.compile else ""
         self.notes.append(
-            f"CUDA ran out of memory: tried again with --vae-tiling on --vram-limit {self._vram.limit_gib:.1f}"
+            f"CUDA ran out of memory: tried again with --vae-tiling on --vram-limit {self._vram.limit_gib:.1f}{without}"
         )
         try:
             self.pipe = self._load()

@@ -8,6 +8,7 @@ here the decision comes first.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from einops import rearrange
 
 from diffsynth_patches.block import BlockInputs, DiTBlockOps, computable, rope_apply_float32
 from diffsynth_patches.compat import ModelArguments
-from hetcache.api import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule
+from diffsynth_patches.guidance import Computed, GuidancePair
+from diffsynth_patches.regions import EAGER, Regions
+from hetcache.api import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
 from hetcache.drift import relative_l1
 from hetcache.flops import (
     ModelShape,
@@ -33,9 +36,16 @@ from hetcache.trace import StepRecord
 class CachedForward:
     """A plain class on purpose: the pipeline is an `nn.Module` and would register a module as its child."""
 
-    def __init__(self, pipe: Any, session: CacheSession, fast_rope: bool = False) -> None:
+    def __init__(
+        self, pipe: Any, session: CacheSession, fast_rope: bool = False, pair: GuidancePair | None = None,
+        regions: Regions = EAGER,
+    ) -> None:
+        """With `pair` the conditional call computes both branches as one batch under the conditional manager;
+        `regions` are the compiled parts of a block."""
         self._session = session
         self._fast_rope = fast_rope
+        self._pair = pair
+        self._regions = regions
         self._arguments = ModelArguments(pipe.model_fn)
         self._vace_tokens: torch.Tensor | None = None
         self._text: dict[Branch, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -46,12 +56,21 @@ class CachedForward:
         """Velocity [B, C, F, H, W] of this step and branch. Raises ValueError for arguments that only the
         upstream function supports, naming them."""
         args = self._arguments.check(kwargs)
-        session, dit = self._session, args["dit"]
-        step = session.step
+        step = self._session.step
         if step is None:
             raise RuntimeError("pass progress_bar_cmd=session.steps to the pipeline")
         branch = Branch.COND if args["positive"] else Branch.UNCOND
-        manager, meter = session.manager(branch), WorkMeter()
+
+        def compute(arguments: dict[str, Any]) -> Computed:
+            return self._compute(arguments, step, branch)
+
+        done = compute(args) if self._pair is None else self._pair.run(branch, step, args, compute)
+        self._record(step, branch, done)
+        return done.velocity
+
+    def _compute(self, args: dict[str, Any], step: Step, branch: Branch) -> Computed:
+        dit = args["dit"]
+        manager, meter = self._session.manager(branch), WorkMeter()
         hidden = self._embed(args, branch, meter)
         decision = manager.decide(step, hidden)
         if decision.compute is Compute.REUSE:
@@ -65,9 +84,8 @@ class CachedForward:
             x_BND = self._run_stack(manager, args, hidden, decision, meter)
             velocity = self._head(dit, hidden, x_BND)
             manager.commit(step, decision, hidden, x_BND, velocity)
-            session.check_budget()
-        self._record(step, branch, manager.outcome(decision), hidden, meter)
-        return velocity
+            self._session.check_budget()
+        return Computed(velocity, manager.outcome(decision), hidden.grid.num_tokens, meter)
 
     def _embed(self, args: dict[str, Any], branch: Branch, meter: WorkMeter) -> Hidden:
         dit, latents, timestep = args["dit"], args["latents"], args["timestep"]
@@ -82,7 +100,7 @@ class CachedForward:
             self.shape = model_shape(dit, vace, context_BLD.shape[1])
         meter.flops += outside_flops(self.shape, grid.num_tokens) * x_BND.shape[0]
         if is_new:
-            meter.flops += text_flops(self.shape)
+            meter.flops += text_flops(self.shape) * x_BND.shape[0]
         return Hidden(x_BND, t_BD, t_mod_B6D, context_BLD, latents, grid)
 
     def _embed_text(self, dit: Any, context: torch.Tensor, branch: Branch) -> tuple[torch.Tensor, bool]:
@@ -117,7 +135,14 @@ class CachedForward:
         return manager.merge(hidden, x, decision)
 
     def _inputs(self, args: dict[str, Any], hidden: Hidden, meter: WorkMeter) -> BlockInputs:
-        return BlockInputs(hidden.context_BLD, hidden.t_mod_B6D, self._rope(args["dit"], hidden), meter)
+        freqs_N1E = self._rope(args["dit"], hidden)
+        rope = rope_apply_float32 if self._fast_rope else rope_apply
+        inputs = BlockInputs(
+            hidden.context_BLD, hidden.t_mod_B6D, freqs_N1E, meter, rope=rope, regions=self._regions
+        )
+        if self._regions is not EAGER and "compile_relative_error" not in self._session.facts:
+            self._note_compile_error(args["dit"], hidden.x_BND, inputs)
+        return inputs
 
     def _run_vace(
         self,
@@ -131,7 +156,7 @@ class CachedForward:
         """Hints of the computed rows, one per VACE layer. Upstream restacks all hints at every block; this loop
         keeps a list, with identical results."""
         vace = args["vace"]
-        c = self._embed_vace(vace, args["vace_context"], hidden, inputs.meter)
+        c = self._embed_vace(vace, args["vace_context"], hidden, inputs.meter).expand_as(hidden.x_BND)
         if decision.plan is not None:
             c = c.index_select(1, decision.plan.rows_A)
         hints: list[torch.Tensor] = []
@@ -150,7 +175,7 @@ class CachedForward:
     def _embed_vace(
         self, vace: Any, vace_context: torch.Tensor, hidden: Hidden, meter: WorkMeter
     ) -> torch.Tensor:
-        """The VACE condition as tokens [B, N, D]: the same at every step, so embedded once per video."""
+        """The VACE condition as tokens [1, N, D]: the same at every step, so embedded once per video."""
         if self._vace_tokens is None:
             num_tokens = hidden.x_BND.shape[1]
             tokens = [vace.vace_patch_embedding(u.unsqueeze(0)).flatten(2).transpose(1, 2) for u in vace_context]
@@ -188,14 +213,26 @@ class CachedForward:
         self._session.facts["fast_rope_relative_error"] = float(error)
         return fast
 
+    def _note_compile_error(self, dit: Any, x_BND: torch.Tensor, inputs: BlockInputs) -> None:
+        """The difference that compiling makes in the first block's change of this video's tokens, for the notes."""
+        block = computable(dit.blocks[0])
+
+        def change(regions: Regions) -> torch.Tensor:
+            ops = DiTBlockOps(block, "dit", 0, 1, replace(inputs, meter=WorkMeter(), regions=regions))
+            return ops.full(x_BND).float() - x_BND.float()
+
+        exact = change(EAGER)
+        error = (change(self._regions) - exact).norm() / exact.norm()
+        self._session.facts["compile_relative_error"] = float(error)
+
     def _head(self, dit: Any, hidden: Hidden, x_BND: torch.Tensor) -> torch.Tensor:
         grid = hidden.grid
         return dit.unpatchify(dit.head(x_BND, hidden.t_BD), (grid.frames, grid.height, grid.width))
 
-    def _record(self, step, branch, decision: Decision, hidden: Hidden, meter: WorkMeter) -> None:
-        num_tokens = hidden.grid.num_tokens
-        active = {Compute.FULL: num_tokens, Compute.REUSE: 0}.get(
-            decision.compute, decision.plan.num_active if decision.plan is not None else num_tokens
+    def _record(self, step: Step, branch: Branch, done: Computed) -> None:
+        decision, meter = done.decision, done.meter
+        active = {Compute.FULL: done.num_tokens, Compute.REUSE: 0}.get(
+            decision.compute, decision.plan.num_active if decision.plan is not None else done.num_tokens
         )
         record = StepRecord(
             step.index, step.timestep, branch, decision.compute, decision.reason, decision.signal,

@@ -69,7 +69,7 @@ def run_edit(
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with patched(pipe, session, settings.fast_rope) as forward:
+    with patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile) as forward:
         images = pipe(
             prompt=settings.prompt,
             negative_prompt=settings.negative_prompt,

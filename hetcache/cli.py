@@ -181,6 +181,15 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "says what difference it made",
     )
     group.add_argument(
+        "--cfg-batch", action="store_true",
+        help="run both branches of guidance as one batch of 2 (modes with a plan before the run)",
+    )
+    group.add_argument(
+        "--compile", action="store_true",
+        help="compile the parts of a block between its attentions with torch.compile, once per run and row count: "
+        "not bit-exact; the record says what difference it made",
+    )
+    group.add_argument(
         "--cache-budget-gib", type=_finite, metavar="GIB",
         help="most that the cache may keep; hetcache gives up cached keys and values, then partial steps, to stay "
         "below it, and the record says so; other modes stop (default: no limit)",

@@ -38,6 +38,8 @@ class EditSettings:
     apply_mask_to_input: bool = True
     vae_tiling: str = "auto"
     fast_rope: bool = False
+    cfg_batch: bool = False
+    compile: bool = False
     cache_budget_gib: float | None = None
 
     @property
@@ -83,6 +85,8 @@ def prepare(args: Namespace) -> Job:
         raise VideoError(f"--cache-budget-gib {args.cache_budget_gib}: GiB, not negative")
     if args.vram_limit is not None and not 0 < args.vram_limit < inf:
         raise VideoError(f"--vram-limit {args.vram_limit}: GiB, greater than 0")
+    if args.vram_limit is not None and args.compile:
+        raise VideoError("--compile: with --vram-limit a block's weights move at every call; leave one of the two out")
     if args.cfg_scale is not None and not 0 <= args.cfg_scale < inf:
         raise VideoError(f"--cfg-scale {args.cfg_scale}: not negative; 1 is no guidance")
     if not 0 < args.sigma_shift < inf:
@@ -122,8 +126,12 @@ def prepare(args: Namespace) -> Job:
         apply_mask_to_input=args.apply_mask_to_input,
         vae_tiling=args.vae_tiling,
         fast_rope=args.fast_rope,
+        cfg_batch=args.cfg_batch,
+        compile=args.compile,
         cache_budget_gib=args.cache_budget_gib,
     )
+    if settings.cfg_batch and settings.cfg_scale == 1:
+        raise VideoError("--cfg-batch: guidance scale 1 runs one branch alone, leave the flag out")
     feather_px = args.mask_feather
     if feather_px is None:
         feather_px = max(1, round(FEATHER_PX_AT_480P * source.size[0] / 480))

@@ -35,10 +35,18 @@ def assign(x_ND: torch.Tensor, centers_KD: torch.Tensor) -> torch.Tensor:
 
 
 def _maximin_centers(x_ND: torch.Tensor, num_clusters: int) -> torch.Tensor:
-    first = (x_ND - x_ND.mean(dim=0)).square().sum(dim=1).argmin()
-    centers = [x_ND.index_select(0, first.view(1))]
-    distance_N = (x_ND - centers[0]).square().sum(dim=1)
+    # |x - c|^2 = |x|^2 - 2 x c + |c|^2 takes one product per centre; around the mean little is lost to rounding.
+    mean_D = x_ND.mean(dim=0)
+    offset_ND = x_ND - mean_D
+    square_N = offset_ND.square().sum(dim=1)
+
+    def distance_to(index: torch.Tensor) -> torch.Tensor:
+        product_N = (offset_ND @ offset_ND.index_select(0, index).T).squeeze(1)
+        return square_N - 2 * product_N + square_N.index_select(0, index)
+
+    picks = [square_N.argmin().view(1)]
+    distance_N = distance_to(picks[0])
     for _ in range(num_clusters - 1):
-        centers.append(x_ND.index_select(0, distance_N.argmax().view(1)))
-        distance_N = torch.minimum(distance_N, (x_ND - centers[-1]).square().sum(dim=1))
-    return torch.cat(centers)
+        picks.append(distance_N.argmax().view(1))
+        distance_N = torch.minimum(distance_N, distance_to(picks[-1]))
+    return x_ND.index_select(0, torch.cat(picks))

@@ -101,6 +101,25 @@ def find_setting(
     )
 
 
+def check_cfg_batch(mode: Mode, config: Any, context: RunContext, schedule: Schedule) -> None:
+    """Raises ValueError unless the mode decides before the run and alike in both branches: `--cfg-batch` decides
+    once for both."""
+    if mode.plan is None:
+        raise ValueError(
+            f"--cfg-batch: --mode {mode.name} decides from the content of each branch; leave the flag out or choose "
+            "a mode with a plan (--plan shows it)"
+        )
+    try:
+        cond, uncond = ([d.compute for d in mode.plan(schedule, config, context, branch)] for branch in GUIDED)
+    except NotPlannable as error:
+        raise ValueError(f"--cfg-batch: {error}; leave the flag out") from error
+    if cond != uncond:
+        raise ValueError(
+            f"--cfg-batch: --mode {mode.name} decides otherwise in the two branches of this run (--plan shows it); "
+            "leave the flag out"
+        )
+
+
 def describe_plan(plan: RunPlan, schedule: Schedule) -> str:
     """The plan as text: one line per step, the decision strings and the expected speed-up."""
     first = next(iter(plan.decisions))

@@ -14,8 +14,10 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffsynth.models.wan_video_dit import WanModel
@@ -53,7 +55,7 @@ def grid_of(num_tokens: int) -> Grid:
     return Grid(num_tokens // 1560, 30, 52) if num_tokens % 1560 == 0 else Grid(1, 1, num_tokens)
 
 
-def inputs_of(model: SimpleNamespace, grid: Grid, args: argparse.Namespace) -> dict[str, object]:
+def inputs_of(model: SimpleNamespace, grid: Grid, args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     size = (grid.frames, 2 * grid.height, 2 * grid.width)
 
@@ -67,11 +69,30 @@ def inputs_of(model: SimpleNamespace, grid: Grid, args: argparse.Namespace) -> d
     }
 
 
-class StepBench:
-    """One HetCache branch whose next step can be made full, partial or reused at will."""
+def timed(
+    device: str, function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, Any]:
+    """(milliseconds, result) of a call by `clock` (seconds); between two events of the stream on CUDA."""
+    if not device.startswith("cuda"):
+        begin = clock()
+        result = function()
+        return (clock() - begin) * 1e3, result
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    result = function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end), result
 
-    def __init__(self, model: SimpleNamespace, kwargs: dict[str, object], grid: Grid, active: int, vace: str,
-                 context_kv: str) -> None:
+
+class StepBench:
+    """HetCache's branches, the conditional one alone unless `guided`, whose next step can be made full, partial or
+    reused at will. `options` go to `CachedForward`."""
+
+    def __init__(self, model: SimpleNamespace, kwargs: dict[str, Any], grid: Grid, active: int, vace: str,
+                 context_kv: str, guided: bool = False, clock: Callable[[], float] = time.perf_counter,
+                 **options: Any) -> None:
         config = HetCacheConfig(
             context_ratio=0.0, margin_ratio=0.0, partial_vace=vace, context_kv=context_kv, use_kmeans=False,
             use_attention_interaction=False,
@@ -82,24 +103,21 @@ class StepBench:
         context = rest.nonzero().squeeze(1).to(model.device)
         self.rows = rows
         selector = TokenSelector(TokenClasses(grid, rows, rows[:0], context), config.selection())
-        self.manager = ReplayHetCache(config, selector, "FPR")
-        self.session = CacheSession(lambda branch: self.manager)
+        self.session = CacheSession(lambda branch: ReplayHetCache(config, selector, "FPR"))
         self.session.schedule = Schedule((500.0,) * 3)
-        self.forward, self.kwargs, self.device = CachedForward(model, self.session), kwargs, str(model.device)
+        self.forward, self.device = CachedForward(model, self.session, **options), str(model.device)
+        negative = {**kwargs, "positive": False, "context": -kwargs["context"]}
+        self.clock = clock
+        self.calls = [kwargs, negative] if guided else [kwargs]
+        if options.get("pair") is not None:
+            options["pair"].negative = negative
 
     def step(self, compute: Compute) -> tuple[float, torch.Tensor]:
-        """(milliseconds, velocity) of one denoiser call."""
+        """(milliseconds, velocity of the first branch) of one step."""
         self.session.step = Step("FPR".index(compute.value), 3, 500.0)
-        self.synchronize()
-        start = time.perf_counter()
         with torch.no_grad():
-            velocity = self.forward(**self.kwargs)
-        self.synchronize()
-        return (time.perf_counter() - start) * 1e3, velocity
-
-    def synchronize(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+            ms, velocities = timed(self.device, lambda: [self.forward(**call) for call in self.calls], self.clock)
+        return ms, velocities[0]
 
     def rows_of(self, velocity: torch.Tensor, grid: Grid) -> torch.Tensor:
         """The patches [|A|, 4 C] of the computed tokens."""

@@ -4,7 +4,8 @@
 
 Measures the matmul ceiling of the machine, parity of the caching forward with DiffSynth's in this precision, and for
 each clip length the cost of a full, a partial and a reused step, their memory, and the TFLOP/s that a full step
-reaches against the ceiling. Writes one JSON file and a Markdown table beside it. On a CPU, choose small sizes:
+reaches against the ceiling; at the first length also what --cfg-batch, --compile and --fast-rope change. Writes one
+JSON file and a Markdown table beside it. On a CPU, choose small sizes:
 
     python scripts/gpu_check.py --device cpu --dtype float32 --dim 96 --heads 2 --ffn 192 --layers 2 --vace-layers 1 \\
         --frames 5 --height 64 --width 96 --output /tmp/check.json
@@ -16,7 +17,6 @@ import argparse
 import datetime
 import json
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from bench_step import StepBench, build_model, inputs_of
+from bench_options import compare_options, table
+from bench_step import StepBench, build_model, inputs_of, timed
 
 from diffsynth_patches.forward import CachedForward
 from hetcache.api import Compute, Grid, Schedule, Step
@@ -41,17 +42,8 @@ def matmul_ceiling_tflops(device: str, dtype: torch.dtype, size: int, repeats: i
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
-        synchronize(device)
-        start = time.perf_counter()
-        a @ b
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e12
-
-
-def synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        best = min(best, timed(device, lambda: a @ b)[0])
+    return 2 * size**3 / best / 1e9
 
 
 def parity(model: SimpleNamespace, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +76,7 @@ def step_costs(model: SimpleNamespace, kwargs: dict[str, Any], grid: Grid, args:
         "partial_ms": best[Compute.PARTIAL], "reuse_ms": best[Compute.REUSE],
         "partial_over_full": best[Compute.PARTIAL] / full_ms, "reuse_over_full": best[Compute.REUSE] / full_ms,
         "full_tflop": flops / 1e12, "full_tflops": flops / full_ms / 1e9,
-        "cache_gib_per_branch": bench.manager.cache_bytes / 2**30, "peak_gib": peak_gib,
+        "cache_gib_per_branch": bench.session.cache_bytes / 2**30, "peak_gib": peak_gib,
     }
 
 
@@ -107,6 +99,8 @@ def markdown(report: dict[str, Any]) -> str:
             f"({row['reuse_over_full']:.4f}) | {row['full_tflops']:.1f} "
             f"({row['full_tflops'] / report['ceiling_tflops']:.0%}) | {row['cache_gib_per_branch']:.3f} | {peak} |"
         )
+    for frames, results in report["options"].items():
+        lines += ["", f"Options at {frames} frames, both branches of guidance:", "", table(results)]
     return "\n".join([*lines, "", f"Command: `{report['command']}`", ""])
 
 
@@ -129,6 +123,7 @@ def main() -> None:
     model, dtype = build_model(args), getattr(torch, args.dtype)
     steps: dict[int, dict[str, Any]] = {}
     equal: dict[str, Any] = {}
+    options: dict[int, dict[str, Any]] = {}
     for frames in args.frames:
         grid = Grid(latent_frames(frames), args.height // PATCH_PX, args.width // PATCH_PX)
         kwargs = inputs_of(model, grid, args)
@@ -136,11 +131,13 @@ def main() -> None:
         steps[frames] = step_costs(model, kwargs, grid, args)
         print(f"{frames} frames: full {steps[frames]['full_ms']:.1f} ms, partial {steps[frames]['partial_ms']:.1f} ms, "
               f"reuse {steps[frames]['reuse_ms']:.2f} ms")
+        options = options or {frames: compare_options(model, kwargs, grid, args)}
     report = {
         "schema": 1, "date": datetime.date.today().isoformat(), "command": "python " + " ".join(sys.argv),
         "hardware": hardware(args.device), "versions": package_versions(),
         "settings": {key: str(value) for key, value in vars(args).items()},
         "ceiling_tflops": matmul_ceiling_tflops(args.device, dtype, args.matmul), "parity": equal, "steps": steps,
+        "options": options,
     }
     args.output.write_text(json.dumps(report, indent=2) + "\n")
     args.output.with_suffix(".md").write_text(markdown(report))

@@ -15,6 +15,21 @@ from hetcache.modes import MODES, Mode, RunContext
 from hetcache.session import CacheSession
 from hetcache.tokens import TokenClasses, classify
 
+# Settings under which each mode skips something on a random network and a dozen steps.
+SKIPPING = {
+    "teacache": {"cache_thresh": 0.9},
+    "teacache_slow": {"cache_thresh": 0.9},
+    "teacache_fast": {"cache_thresh": 1.2},
+    "easycache": {"easycache_thresh": 1.0, "easycache_first": 3},
+    "hetcache": {"cache_thresh": 0.6},
+    "hetcache_slow": {"cache_thresh": 0.5},
+    "hetcache_fast": {"cache_thresh": 0.6},
+    "hetcache_teacache": {"cache_thresh": 0.6},
+    "pab_teacache": {"cache_thresh": 0.9},
+    "adacache_teacache": {"cache_thresh": 0.9},
+    "fastcache_teacache": {"cache_thresh": 0.9},
+}
+
 
 @dataclass
 class Recording:

@@ -120,6 +120,8 @@ FLAGS: dict[str, str] = {
     "--height 8192 --width 8192 --frames 33": "33 frames of 8192x8192 do not fit in memory; give smaller --frames, --",
     "--steps 0": "--steps 0: at least 1", "--steps many": "invalid int value: 'many'", "--seed -1": "--seed -1: from 0",
     "--seed 99999999999999999999": "--seed 9+: from 0 to 2", "--cfg-scale -1": "--cfg-scale -1.0: not negative",
+    "--cfg-batch --cfg-scale 1": "--cfg-batch: guidance scale 1 runs one branch alone, leave the flag out",
+    "--compile --vram-limit 8": "--compile: with --vram-limit .* leave one of the two out",
     "--cfg-scale nan": "--cfg-scale: 'nan' is not a finite number",
     "--sigma-shift 0": "--sigma-shift 0.0: greater than 0",
     "--vram-limit 0": "--vram-limit 0.0: GiB, greater than 0", "--dtype int8": "invalid choice: 'int8'",

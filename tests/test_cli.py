@@ -174,3 +174,31 @@ def test_from_the_shell(clip):
     )
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("flags", [["--mode", "easycache"], ["--mode", "hetcache", "--signal", "output"]])
+def test_one_batch_for_both_branches_is_refused_where_content_decides(clip, capsys, flags):
+    assert inference.main(command(clip, *flags, "--cfg-batch")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--cfg-batch" in error and "leave the flag out" in error
+    assert not (clip / "out.mp4").exists()
+
+
+def test_one_batch_for_both_branches_edits_and_is_recorded(clip):
+    assert inference.main(command(clip, "--mode", "hetcache", "--cfg-batch", "--fast-rope")) == 0
+    record = json.loads((clip / "out.json").read_text())
+    assert record["config"]["cfg_batch"] is True and record["config"]["compile"] is False
+    assert record["decisions"]["cond"] == record["decisions"]["uncond"]
+
+
+def test_no_compiler_is_one_line_before_the_model_loads(clip, capsys, monkeypatch):
+    import diffsynth_patches.loader as loader
+    import diffsynth_patches.regions as regions
+
+    def none(device):
+        raise ValueError("--compile: no C++ compiler was found")
+
+    monkeypatch.setattr(regions, "check_compiler", none)
+    monkeypatch.setattr(loader, "load_pipeline", lambda *args: pytest.fail("the model was loaded"))
+    assert inference.main(command(clip, "--compile")) == 2
+    assert capsys.readouterr().err.strip() == "inference.py: error: --compile: no C++ compiler was found"

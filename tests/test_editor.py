@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +71,18 @@ def test_out_of_memory_is_tried_once_more_with_tiling_and_offloading(monkeypatch
     assert run() == "edited"
     assert machine.tilings == ["off", "on", "on"]
     assert len(editor.notes) == 1
+
+
+def test_weights_that_move_are_not_compiled_and_the_note_says_so(monkeypatch):
+    machine, editor, _ = edit(monkeypatch, 1)
+    compiled = []
+    monkeypatch.setattr(editing, "run_edit", lambda *args: (compiled.append(args[4].compile), machine.run_edit(*args)))
+    settings = replace(SETTINGS, compile=True)
+    editor._job.settings = settings
+    mode, context = MODES["baseline"], None
+    editor.edit(editor._job.clip, mode, mode.config(), context, settings, "baseline")
+    assert compiled == [True, False]
+    assert "without --compile" in editor.notes[0]
 
 
 def test_a_second_time_ends_in_a_message_with_the_settings_to_try(monkeypatch):

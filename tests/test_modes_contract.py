@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from replay import FailsAt, Recording, build, context, record, replay
+from replay import SKIPPING, FailsAt, Recording, build, context, record, replay
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines.residual import StackResidualManager
@@ -17,20 +17,6 @@ from hetcache.planning import NotPlannable, find_setting, plan_run
 from hetcache.settings import setting
 
 NUM_STEPS = 12
-# Settings under which each mode skips something on a random network and a dozen steps.
-SKIPPING = {
-    "teacache": {"cache_thresh": 0.9},
-    "teacache_slow": {"cache_thresh": 0.9},
-    "teacache_fast": {"cache_thresh": 1.2},
-    "easycache": {"easycache_thresh": 1.0, "easycache_first": 3},
-    "hetcache": {"cache_thresh": 0.6},
-    "hetcache_slow": {"cache_thresh": 0.5},
-    "hetcache_fast": {"cache_thresh": 0.6},
-    "hetcache_teacache": {"cache_thresh": 0.6},
-    "pab_teacache": {"cache_thresh": 0.9},
-    "adacache_teacache": {"cache_thresh": 0.9},
-    "fastcache_teacache": {"cache_thresh": 0.9},
-}
 ACCELERATING = [name for name in MODES if name != "baseline"]
 STATIC = [name for name, mode in MODES.items() if mode.plan is not None]
 # The branch that runs first leads: it decides (or, in hetcache, gives the sampling evidence) for both.
@@ -116,22 +102,54 @@ def test_an_exception_in_mid_loop_restores_everything(recording, runs, name):
     assert_equal(run(recording, name)[0], runs[name][0])
 
 
+# What makes the host wait for the device: a value read by it, or a result whose size the data decides.
+SYNCHRONISING = {
+    torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default, torch.ops.aten._unique2.default, torch.ops.aten.unique_dim.default,
+    torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.equal.default, torch.ops.aten.bincount.default,
+}
+
+
 class CountReads(TorchDispatchMode):
-    """Counts reads of a device value by the host: item(), float(), bool()."""
+    """Counts what synchronises the host with the device: item(), float(), bool(), boolean indexing and the like."""
 
     reads = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        boolean_index = func is torch.ops.aten.index.Tensor and any(
+            index is not None and index.dtype is torch.bool for index in args[1]
+        )
+        self.reads += func in SYNCHRONISING or boolean_index
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["baseline", "teacache", "pab", "magcache", "pab_teacache"])
-def test_static_modes_do_not_synchronise(recording, name):
+@pytest.mark.parametrize("wait", [
+    lambda x: x[0].item(), lambda x: bool(x[1] > 0), lambda x: x[x > 1], lambda x: x.unique(), lambda x: x.nonzero(),
+])
+def test_the_count_sees_each_way_to_synchronise(wait):
+    with CountReads() as count:
+        wait(torch.arange(4.0))
+    assert count.reads == 1
+
+
+HETCACHE_SETTINGS = [
+    {"context_kv": kv, "partial_vace": vace, "context_ratio": 0.2}
+    for kv in ("cached", "sampled") for vace in ("rows", "hints")
+]
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [*((name, {}) for name in STATIC if name != "baseline"), *(("hetcache", each) for each in HETCACHE_SETTINGS)],
+)
+def test_static_modes_do_not_synchronise(recording, name, settings):
+    """K-means, attention mass and sampling of HetCache included: its evidence is taken at full steps."""
+    make = build(name, recording, **{**SKIPPING.get(name, {}), **settings})
     with CountReads() as with_mode:
-        replay(recording, build(name, recording, **SKIPPING.get(name, {})))
+        _, session = replay(recording, make)
     with CountReads() as without:
         replay(recording, build("baseline", recording))
+    assert session.trace.accelerated
     assert with_mode.reads == without.reads
 
 

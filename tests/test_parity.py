@@ -8,8 +8,9 @@ import torch
 from conftest import SHAPE, pipe_kwargs
 from diffsynth.models.wan_video_dit import DiTBlock
 
+import diffsynth_patches.forward as forward_module
 from diffsynth_patches.apply import patched
-from diffsynth_patches.block import BlockInputs, DiTBlockOps
+from diffsynth_patches.block import BlockInputs, DiTBlockOps, rope_apply_float32
 from hetcache.api import Branch, CacheManager, Compute, Decision
 from hetcache.modes import MODES, RunContext
 from hetcache.session import CacheSession
@@ -126,9 +127,18 @@ def test_flops_equal_the_closed_form_and_count_every_block(pipe, call_kwargs, ma
     assert session.trace.work.blocks == {"dit": 12 * 4, "vace": 12 * 2}
 
 
-def test_fast_rope_differs_by_rounding_only_and_says_by_how_much(pipe, call_kwargs):
+def test_fast_rope_differs_by_rounding_only_and_says_by_how_much(pipe, call_kwargs, monkeypatch):
+    rotations = []
+
+    def counted(*args):
+        rotations.append(args[0].shape)
+        return rope_apply_float32(*args)
+
+    monkeypatch.setattr(forward_module, "rope_apply_float32", counted)
     session = CacheSession(baseline)
     with patched(pipe, session, fast_rope=True):
         fast = pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
     torch.testing.assert_close(fast, pipe(**call_kwargs), rtol=1e-4, atol=1e-4)
     assert 0 < session.notes()["fast_rope_relative_error"] < 1e-6
+    # Queries and keys of every block at every step and branch, and once to measure the difference.
+    assert len(rotations) == 2 * (4 + 2) * 6 * 2 + 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from hetcache.kmeans import kmeans
+from hetcache.kmeans import _maximin_centers, kmeans
 from hetcache.sampling import (
     attention_mass,
     even_sample,
@@ -123,6 +123,15 @@ def test_kmeans_is_as_tight_as_scikit_learn_on_clusters_and_close_on_noise():
     noise = torch.rand(500, 4, generator=generator)
     reference = KMeans(16, n_init=10, random_state=0).fit(noise.numpy())
     assert inertia(noise, kmeans(noise, 16)) < 1.15 * reference.inertia_
+
+
+def test_first_centres_are_each_the_farthest_point_from_those_before():
+    """Oracle: distances taken from the differences themselves, one centre at a time."""
+    x = torch.randn(300, 24, generator=torch.Generator().manual_seed(1)) * 2 + 7
+    picks = [int((x - x.mean(0)).norm(dim=1).argmin())]
+    while len(picks) < 12:
+        picks.append(int(torch.cdist(x, x[picks]).min(dim=1).values.argmax()))
+    assert torch.equal(_maximin_centers(x, 12), x[picks])
 
 
 def test_kmeans_of_fewer_points_than_clusters_and_of_equal_points():

@@ -8,11 +8,13 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffsynth_patches.editor import Editor
+from diffsynth_patches.run import EditResult
 from hetcache import record as records
 from hetcache.compare import compare
 from hetcache.job import Job, raw_of
@@ -20,10 +22,6 @@ from hetcache.long_clip import composited, finished_frames
 from hetcache.modes import RunContext
 from hetcache.video import atomic_output, composite, write_video
 from hetcache.window_store import WindowStore
-
-if TYPE_CHECKING:
-    from diffsynth_patches.editor import Editor
-    from diffsynth_patches.run import EditResult
 
 
 def save_edit(
