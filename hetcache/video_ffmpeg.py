@@ -101,7 +101,7 @@ def read_log(log: IO[bytes], limit: int = 65536) -> str:
 
 def reason(log_text: str) -> str:
     """The last line of an ffmpeg log that says something, without addresses."""
-    lines = [re.sub(r"^\[[^\]]*\]\s*", "", line.strip()) for line in log_text.splitlines()]
+    lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line.strip()) for line in log_text.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("Error opening", "Conversion failed"))]
     return lines[-1][:160] if lines else "ffmpeg gave no reason"
 

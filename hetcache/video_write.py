@@ -110,14 +110,16 @@ def write_video(
             silent = _reserve(whole)
             try:
                 num_frames = _encode(silent, iter(frames), str(rate), crf, pixel_aspect, path)
-                try:
-                    _add_audio(
-                        silent, whole, Path(audio_from), audio, audio_start_s, float(num_frames / rate), path
-                    )
-                except VideoError as error:
+                sound = _sound_args(Path(audio_from), audio, audio_start_s, float(num_frames / rate))
+                failed = _add_sound(silent, whole, sound)
+                if failed is not None:
+                    cause = _sound_fault(sound, audio)
+                    if cause is None:
+                        raise VideoError(f"output {path}: not written ({failed}); {_REMEDY}")
+                    cause = f"the sound of {audio_from} cannot be added ({cause})"
                     if lost_sound is None:
-                        raise
-                    lost_sound.append(str(error))
+                        raise VideoError(f"output {path}: {cause}; write it without sound")
+                    lost_sound.append(f"written without sound: {cause}")
                     silent.replace(whole)
             finally:
                 silent.unlink(missing_ok=True)
@@ -209,28 +211,30 @@ def _audio_codec(source: Path) -> str | None:
     return read_header(source).audio_codec if probe(source).kind == "video" else None
 
 
-def _add_audio(
-    silent: Path, target: Path, source: Path, codec: str, start_s: float, duration_s: float, path: Path
-) -> None:
-    args = [*ff.base_args(), "-y", *ff.input_args(silent)]
-    args += [
-        "-ss",
-        f"{start_s:.6f}",
-        *ff.input_args(source),
-        "-map",
-        "0:v:0",
-        "-map",
-        "1:a:0",
-        "-c:v",
-        "copy",
-    ]
-    args += ["-c:a", "copy"] if codec in _COPIED_AUDIO else ["-c:a", "aac", "-b:a", "192k"]
-    args += ["-t", f"{duration_s:.6f}", "-map_metadata", "-1", *_bitexact()]
+def _sound_args(source: Path, codec: str, start_s: float, duration_s: float) -> tuple[list[str], list[str]]:
+    """What opens the sound, and what encodes it."""
+    encode = ["-c:a", "copy"] if codec in _COPIED_AUDIO else ["-c:a", "aac", "-b:a", "192k"]
+    return ["-ss", f"{start_s:.6f}", *ff.input_args(source)], [*encode, "-t", f"{duration_s:.6f}"]
+
+
+def _add_sound(silent: Path, target: Path, sound: tuple[list[str], list[str]]) -> str | None:
+    """Write `silent` with the sound to `target`; returns why that failed, if it did."""
+    source, encode = sound
+    args = [*ff.base_args(), "-y", *ff.input_args(silent), *source, "-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
+    args += [*encode, "-map_metadata", "-1", *_bitexact()]
     args += ["-f", "mp4", "-movflags", "+faststart", f"file:{target.absolute()}"]
     status, log = ff.run_quiet(args)
-    if status != 0:
-        cause = f"the sound of {source} cannot be added ({ff.reason(log)})"
-        raise VideoError(f"output {path}: {cause}; write it without sound")
+    return None if status == 0 else ff.reason(log)
+
+
+def _sound_fault(sound: tuple[list[str], list[str]], codec: str) -> str | None:
+    """What is wrong with the sound itself: the reason when it cannot even be written to nowhere."""
+    source, encode = sound
+    # The MP4 muxer does this by itself, but too late for an output that it cannot rewind.
+    unpacked = ["-bsf:a", "aac_adtstoasc"] if codec == "aac" else []
+    args = [*ff.base_args(), *source, "-map", "0:a:0", *encode, *unpacked, "-f", "mp4", "-movflags", "+delay_moov", "-"]
+    status, log = ff.run_quiet(args)
+    return None if status == 0 else ff.reason(log)
 
 
 def _bitexact() -> list[str]:

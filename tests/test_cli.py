@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from video_files import ffmpeg
 
 from hetcache.cli import UsageError, build_parser, parse
 from hetcache.video import probe, read_frames, write_video
@@ -108,6 +110,24 @@ def test_an_empty_mask_returns_the_input_and_says_so(clip, capsys):
     assert "the mask is empty" in json.loads((clip / "out.json").read_text())["note"]
     output, source = read_frames(clip / "out.mp4"), read_frames(clip / "v.mp4", 9)
     assert np.abs(output.astype(int) - source).mean() < 4
+
+
+@pytest.mark.parametrize("mask", ["m.mp4", "black.mp4"])
+def test_the_sound_comes_along_or_the_record_says_why_not(clip, mask):
+    ffmpeg("-i", clip / "v.mp4", "-f", "lavfi", "-i", "sine=d=2", "-c:v", "copy", "-c:a", "libopus", "-strict", "-2",
+           "-shortest", clip / "loud.mkv")
+    (clip / "odd.mkv").write_bytes((clip / "loud.mkv").read_bytes().replace(b"A_OPUS", b"A_OPUX"))
+    for name, heard in (("loud.mkv", True), ("odd.mkv", False)):
+        assert inference.main([*command(clip, mask=mask), "--video", str(clip / name)]) == 0
+        assert probe(clip / "out.mp4").has_audio is heard
+        assert ("written without sound" in (clip / "out.json").read_text()) is not heard
+
+
+def test_a_still_image_is_a_video_of_one_frame(clip):
+    Image.fromarray(read_frames(clip / "v.mp4", 1)[0]).save(clip / "v.png")
+    for frames in ("1", "all"):
+        assert inference.main([*command(clip), "--video", str(clip / "v.png"), "--frames", frames]) == 0
+        assert read_frames(clip / "out.mp4").shape == (1, 96, 144, 3)
 
 
 KEYS = {"schema", "mode", "model", "config", "versions", "hardware", "seed", "timing_s", "decisions", "tokens",

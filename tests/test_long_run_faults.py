@@ -15,6 +15,7 @@ import pytest
 from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, ROOT, command, edits, make_clip, run, saved
 from video_files import make
 
+from diffsynth_patches import editor
 from hetcache import source, video_write, window_store
 from hetcache.video import read_frames
 
@@ -125,6 +126,19 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(stage: str, folder: Path, who
     assert run(folder, "--resume") == 0
     assert len(edits) == NUM_WINDOWS - KEPT[stage]
     assert (folder / "out.mp4").read_bytes() == whole
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_a_run_that_ends_before_its_first_window_leaves_nothing(
+    error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(editor, "run_edit", stopped)
+    assert run(folder) == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert ("no output was written" if isinstance(error, KeyboardInterrupt) else "broken") in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["m.mp4", "out.mp4", "v.mp4"]
 
 
 def test_a_disk_that_fills_up_keeps_the_windows_before(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from video_files import clip, make
+from video_files import clip, make, make_with_sound
 
 from hetcache import video_write
 from hetcache.video import (
@@ -209,6 +209,41 @@ def test_pixel_aspect_survives(tmp_path: Path) -> None:
     assert aspect == (16, 15)
     write_video(tmp_path / "out.mp4", iter_frames(path), 24, pixel_aspect=aspect)
     assert probe(tmp_path / "out.mp4").pixel_aspect == (16, 15)
+
+
+@pytest.mark.parametrize(("name", "picture", "codec"), [
+    ("a.mp4", "libx264", "aac"), ("a.ts", "mpeg2video", "aac"), ("a.mkv", "libx264", "libopus"),
+    ("a.mkv", "libx264", "ac3"), ("a.mov", "libx264", "pcm_s16le"), ("a.mov", "libx264", "alac"),
+])
+def test_sound_of_any_kind_comes_along(tmp_path: Path, name: str, picture: str, codec: str) -> None:
+    path = make_with_sound(tmp_path / name, "-c:v", picture, "-pix_fmt", "yuv420p", "-c:a", codec)
+    lost: list[str] = []
+    write_video(tmp_path / "out.mp4", clip(9), 24, audio_from=path, lost_sound=lost)
+    assert probe(tmp_path / "out.mp4").has_audio and not lost
+
+
+def test_sound_of_no_known_kind_is_left_out_if_allowed(existing: Path, tmp_path: Path) -> None:
+    path = make_with_sound(tmp_path / "a.mkv", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "libopus")
+    path.write_bytes(path.read_bytes().replace(b"A_OPUS", b"A_OPUX"))
+    with pytest.raises(VideoError, match=r"the sound of .*a\.mkv cannot be added \(.*\); write it without sound"):
+        write_video(existing, clip(2), 24, audio_from=path)
+    assert_untouched(existing)
+    lost: list[str] = []
+    write_video(existing, clip(2), 24, audio_from=path, lost_sound=lost)
+    assert len(lost) == 1 and lost[0].startswith("written without sound: the sound of ") and "0x" not in lost[0]
+    assert len(read_frames(existing)) == 2
+
+
+def test_a_full_disk_is_not_taken_for_bad_sound(
+    existing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_with_sound(tmp_path / "a.mp4", "-c:v", "libx264", "-pix_fmt", "yuv420p")
+    monkeypatch.setattr(video_write, "_add_sound", lambda *_: "No space left on device")
+    lost: list[str] = []
+    with pytest.raises(VideoError, match=r"out\.mp4: not written \(No space left on device\); free disk space"):
+        write_video(existing, clip(2), 24, audio_from=path, lost_sound=lost)
+    assert_untouched(existing)
+    assert not lost
 
 
 def test_a_still_image_has_no_sound_to_take(tmp_path: Path) -> None:
