@@ -102,8 +102,8 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
     from diffsynth_patches.bench import facts_of_weights
     from diffsynth_patches.long_run import edit_windows
     from diffsynth_patches.saving import save_windows
-    from hetcache.job import run_identity
     from hetcache.modes import MODES
+    from hetcache.run_identity import run_identity
     from hetcache.window_store import WindowStore
 
     store = WindowStore(job.output)

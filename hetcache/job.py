@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hetcache.calibration import calibration_digest, load_calibration
-from hetcache.clip import Clip, check_frame_count, check_side, smallest_4k_plus_1, take_clip
+from hetcache.calibration import load_calibration
+from hetcache.clip import Clip, check_frame_count, check_side, take_clip
+from hetcache.job_input import input_options, plan_length
 from hetcache.masks import FEATHER_PX_AT_480P
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.modes import RunContext
-from hetcache.record import hardware, package_versions
-from hetcache.source import InputOptions, Source
+from hetcache.source import Source
 from hetcache.tokens import classify
-from hetcache.video import VideoError, check_writable, largest_4k_plus_1
-from hetcache.video_ffmpeg import MAX_SIDE
-from hetcache.video_images import list_frames
-from hetcache.windows import Window, check_window, default_overlap, plan_windows
+from hetcache.video import VideoError, check_writable
+from hetcache.windows import Window
 
 
 @dataclass(frozen=True)
@@ -138,65 +136,6 @@ def prepare(args: Namespace) -> Job:
     return Job(
         output, device, dtype, model, why, info, source, num_frames, windows, clip, settings, feather_px
     )
-
-
-def input_options(args: Namespace) -> InputOptions:
-    """The flags that change the mask and the canvas. Raises VideoError."""
-    if args.mask is None and (args.mask_dilate or args.invert_mask):
-        raise VideoError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
-    if not 1 <= args.mask_threshold <= 255:
-        raise VideoError(f"--mask-threshold {args.mask_threshold}: from 1 to 255")
-    for name in ("mask_dilate", "mask_feather"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= MAX_SIDE:
-            raise VideoError(f"--{name.replace('_', '-')} {value}: pixels of the video, from 0 to {MAX_SIDE}")
-    return InputOptions(
-        args.mask_threshold, args.invert_mask, args.mask_extend, args.mask_dilate, args.outpaint, args.fit
-    )
-
-
-def plan_length(args: Namespace, source: Source, model_window: int) -> tuple[int, list[Window]]:
-    """(frames to edit, windows that cover them). `--frames all`, `--window` and `--overlap` allow any length; else the
-    frames are one window, which `--fit pad` fills up and `--fit crop` cuts to 4k + 1. Raises VideoError."""
-    num_frames: int = source.length() if args.frames == "all" else args.frames
-    if num_frames < 1:
-        check_frame_count(num_frames)
-    if args.frames != "all" and args.window is None and args.overlap is None and not args.resume:
-        if args.fit == "stretch":
-            check_frame_count(num_frames)
-        elif args.fit == "crop":
-            num_frames = largest_4k_plus_1(num_frames)
-        return num_frames, [Window(0, smallest_4k_plus_1(num_frames), 0)]
-    length = model_window if args.window is None else args.window
-    overlap = default_overlap(length) if args.overlap is None else args.overlap
-    check_window(length, overlap)
-    if args.frames != "all":
-        source.length(num_frames)
-    if args.fit == "crop" and num_frames <= length:
-        num_frames = largest_4k_plus_1(num_frames)
-    return num_frames, plan_windows(num_frames, length, overlap)
-
-
-def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[str, Any]:
-    """Everything that the bytes of a run's windows depend on, as JSON values: a run resumes only as itself."""
-    files = {"video": job.source.video, "mask": job.source.mask}
-    machine = hardware(job.device)
-    return {
-        "mode": args.mode, "settings": asdict(config), "target speed-up": args.target_speedup,
-        "edit": asdict(job.settings), "input options": asdict(job.source.options),
-        **{name: _file_facts(path) for name, path in files.items()},
-        "windows": [asdict(window) for window in job.windows], "size": job.clip.size, "feather": job.feather_px,
-        "weights": [weights, args.revision], "memory": [args.vram_limit, args.fp8_storage],
-        "dtype": str(job.dtype), "machine": [machine.get(key) for key in ("device", "cpu", "gpu", "threads")],
-        "calibration": calibration_digest(job.info.model_id), "versions": package_versions(),
-    }
-
-
-def _file_facts(path: Path | None) -> list[Any]:
-    if path is None:
-        return []
-    files = list_frames(path) if path.is_dir() else [path]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
