@@ -137,4 +137,4 @@ class Source:
 
 
 def _mask_ended(mask: Path, found: int, asked: int) -> str:
-    return too_few(f"mask {mask}", found, asked, 0) + ", or --mask-extend hold|loop"
+    return too_few(f"mask {mask}", found, asked, 0) + (", or --mask-extend hold|loop" if found else "")

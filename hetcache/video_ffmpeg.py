@@ -29,6 +29,12 @@ DEMUXERS = (
 )
 
 
+# Lines of ffmpeg's logs that only say that something went wrong.
+_SAYS_NOTHING = (
+    "Error opening", "Conversion failed", "Terminating thread", "Task finished with error", "Nothing was written into"
+)
+
+
 class VideoError(ValueError):
     """A bad input or output, told to the person in one line: what is wrong, where, and what to do."""
 
@@ -102,7 +108,7 @@ def read_log(log: IO[bytes], limit: int = 65536) -> str:
 def reason(log_text: str) -> str:
     """The last line of an ffmpeg log that says something, without addresses."""
     lines = [re.sub(r"^(\[[^\]]*\]\s*)+", "", line.strip()) for line in log_text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("Error opening", "Conversion failed"))]
+    lines = [line for line in lines if line and not line.startswith(_SAYS_NOTHING)]
     return lines[-1][:160] if lines else "ffmpeg gave no reason"
 
 

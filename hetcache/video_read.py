@@ -146,6 +146,8 @@ def largest_4k_plus_1(count: int) -> int:
 def too_few(name: str, found: int, asked: int, start: int) -> str:
     """The message when a source is shorter than asked, with the largest number that works."""
     after = f" after frame {start}" if start else ""
+    if found == 0 and start == 0:
+        return f"{name}: no frame can be decoded; re-encode it"
     if found == 0:
         return f"{name}: {asked} frames asked, none there{after}; start earlier"
     fits = largest_4k_plus_1(found)
