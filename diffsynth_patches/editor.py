@@ -21,6 +21,7 @@ from hetcache.session import now_ms
 
 KEPT_FREE = 0.8
 GIB = 2**30
+SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
 
 class OutOfMemoryError(ValueError):
@@ -88,8 +89,14 @@ class Editor:
         settings = replace(settings, vae_tiling="on" if self._tiled else "off")
         if self._vram.limit_gib is not None:
             settings = replace(settings, compile=False)
-        with StepBar(settings.num_steps, label) as bar:
-            return run_edit(self.pipe, self._job.info, clip, mode.build(config, context), settings, bar.observe)
+        try:
+            with StepBar(settings.num_steps, label) as bar:
+                return run_edit(self.pipe, self._job.info, clip, mode.build(config, context), settings, bar.observe)
+        except RuntimeError as error:
+            # What torch raises when a CPU's memory is full has no class of its own.
+            if "DefaultCPUAllocator" not in str(error):
+                raise
+            raise OutOfMemoryError(f"out of memory at {self._size()}: use {SMALLER}") from None
 
     def _make_room(self) -> None:
         """Load again with offloading, within what is free once the old weights are gone."""
@@ -123,9 +130,11 @@ class Editor:
         return pipe
 
     def _remedy(self) -> str:
-        height, width = self._job.clip.size
         return (
-            f"CUDA is out of memory at {width}x{height} and {self._job.clip.num_frames} frames, also with --vae-tiling "
-            f"on and --vram-limit {self._vram.limit_gib:.1f}: use a smaller --height and --width, fewer --frames (or a "
-            "smaller --window), --fp8-storage, or --context-kv sampled in --mode hetcache"
+            f"CUDA is out of memory at {self._size()}, also with --vae-tiling on and --vram-limit "
+            f"{self._vram.limit_gib:.1f}: use {SMALLER}, --fp8-storage, or --context-kv sampled in --mode hetcache"
         )
+
+    def _size(self) -> str:
+        height, width = self._job.clip.size
+        return f"{width}x{height} and {self._job.clip.num_frames} frames"

@@ -124,3 +124,15 @@ def test_weights_that_cannot_be_read_are_told_in_one_line(monkeypatch):
     monkeypatch.setattr(loader, "load_pipeline", load)
     with pytest.raises(ValueError, match="--model m: cannot be loaded .unexpected end of file.; fetch"):
         Editor(job(), VramOptions())
+
+
+def test_a_cpu_without_memory_says_what_to_make_smaller(monkeypatch):
+    _, editor, run = edit(monkeypatch, 0)
+
+    def full(*args):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(editing, "run_edit", full)
+    with pytest.raises(OutOfMemoryError, match="^out of memory at 832x480 and 81 frames: use a smaller --height"):
+        run()
+    assert editor.notes == []
