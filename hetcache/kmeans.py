@@ -18,12 +18,9 @@ def kmeans(features_ND: torch.Tensor, num_clusters: int, num_iterations: int = 1
     x_ND = features_ND.float()
     centers_KD = _maximin_centers(x_ND, min(num_clusters, num_points))
     for _ in range(num_iterations):
-        labels_N = assign(x_ND, centers_KD)
-        counts_K = torch.zeros(len(centers_KD), device=x_ND.device).index_add_(
-            0, labels_N, torch.ones(num_points, device=x_ND.device)
-        )
-        sums_KD = torch.zeros_like(centers_KD).index_add_(0, labels_N, x_ND)
-        means_KD = sums_KD / counts_K.clamp_min(1).unsqueeze(1)
+        members_KN = members(assign(x_ND, centers_KD), len(centers_KD)).float()
+        counts_K = members_KN.sum(dim=1)
+        means_KD = members_KN @ x_ND / counts_K.clamp_min(1).unsqueeze(1)
         centers_KD = torch.where((counts_K > 0).unsqueeze(1), means_KD, centers_KD)
     return assign(x_ND, centers_KD)
 
@@ -32,6 +29,12 @@ def assign(x_ND: torch.Tensor, centers_KD: torch.Tensor) -> torch.Tensor:
     """Index of the nearest centre of each point, int64 [N]."""
     scores_NK = centers_KD.square().sum(dim=1) - 2 * (x_ND @ centers_KD.T)
     return scores_NK.argmin(dim=1)
+
+
+def members(labels_N: torch.Tensor, num_clusters: int) -> torch.Tensor:
+    """Bool [K, N]: is point n in cluster k? Sums over clusters are products with it: unlike `index_add_`, whose order
+    of addition on a GPU is free, they give the same bits every time."""
+    return labels_N == torch.arange(num_clusters, device=labels_N.device).unsqueeze(1)
 
 
 def _maximin_centers(x_ND: torch.Tensor, num_clusters: int) -> torch.Tensor:

@@ -13,6 +13,9 @@ import math
 
 import torch
 
+from hetcache.kmeans import members
+
+FIXED_POINT = 2**32
 GOLDEN_FRACTION = (math.sqrt(5) - 1) / 2
 
 
@@ -43,7 +46,8 @@ def inclusion_probabilities(weights_N: torch.Tensor, num_picks: int) -> torch.Te
 
 def systematic_sample(p_N: torch.Tensor, num_picks: int, offset: float) -> torch.Tensor:
     """Positions int64 [num_picks], strictly ascending, of a systematic sample with inclusion probabilities p_N."""
-    edges_N = p_N.double().cumsum(0)
+    # Whole numbers, because a running sum of fractions on a GPU differs in the last bits from run to run.
+    edges_N = (p_N.double() * FIXED_POINT).round().long().cumsum(0).double()
     edges_N = edges_N * (num_picks / edges_N[-1])
     points_n = torch.arange(num_picks, device=p_N.device, dtype=torch.float64) + offset % 1.0
     picks_n = torch.searchsorted(edges_N, points_n, right=True).clamp_max(p_N.shape[0] - 1)
@@ -90,8 +94,10 @@ def context_weights(
     if labels_N is None:
         return 0.5 * ones_N + 0.5 * mass_N
 
+    members_KN = members(labels_N, num_clusters).double()
+
     def per_cluster(values_N: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(num_clusters, dtype=torch.float64, device=device).index_add_(0, labels_N, values_N)
+        return members_KN @ values_N
 
     size_K, mass_K = per_cluster(ones_N), per_cluster(mass_N)
     occupied_K = (size_K > 0).double()
