@@ -7,7 +7,7 @@ import types
 import typing
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hetcache.cli_flags import add_input_flags, add_model_flags, add_output_flags, finite
 from hetcache.modes import MODES, Mode
@@ -28,9 +28,17 @@ class UsageError(ValueError):
     """A command line that cannot be run, with the remedy in its message."""
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage of all modes' flags would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help explains the flags)\n")
+
+
 def build_parser(modes: dict[str, Mode] = MODES) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         "inference.py",
+        usage="inference.py [--mode MODE] [--video VIDEO --mask MASK] [flags below]",
         description="Fill the masked part of a video with Wan2.1-VACE, with or without caching.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
