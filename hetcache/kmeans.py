@@ -17,8 +17,10 @@ def kmeans(features_ND: torch.Tensor, num_clusters: int, num_iterations: int = 1
         raise ValueError(f"k-means of {num_points} points in {num_clusters} clusters")
     x_ND = features_ND.float()
     centers_KD = _maximin_centers(x_ND, min(num_clusters, num_points))
+    clusters_K1 = torch.arange(len(centers_KD), device=x_ND.device).unsqueeze(1)
     for _ in range(num_iterations):
-        members_KN = members(assign(x_ND, centers_KD), len(centers_KD)).float()
+        # Products and not `index_add_`: on a GPU its order of addition is free.
+        members_KN = (assign(x_ND, centers_KD) == clusters_K1).float()
         counts_K = members_KN.sum(dim=1)
         means_KD = members_KN @ x_ND / counts_K.clamp_min(1).unsqueeze(1)
         centers_KD = torch.where((counts_K > 0).unsqueeze(1), means_KD, centers_KD)
@@ -29,12 +31,6 @@ def assign(x_ND: torch.Tensor, centers_KD: torch.Tensor) -> torch.Tensor:
     """Index of the nearest centre of each point, int64 [N]."""
     scores_NK = centers_KD.square().sum(dim=1) - 2 * (x_ND @ centers_KD.T)
     return scores_NK.argmin(dim=1)
-
-
-def members(labels_N: torch.Tensor, num_clusters: int) -> torch.Tensor:
-    """Bool [K, N]: is point n in cluster k? Sums over clusters are products with it: unlike `index_add_`, whose order
-    of addition on a GPU is free, they give the same bits every time."""
-    return labels_N == torch.arange(num_clusters, device=labels_N.device).unsqueeze(1)
 
 
 def _maximin_centers(x_ND: torch.Tensor, num_clusters: int) -> torch.Tensor:

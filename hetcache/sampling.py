@@ -13,8 +13,6 @@ import math
 
 import torch
 
-from hetcache.kmeans import members
-
 FIXED_POINT = 2**32
 GOLDEN_FRACTION = (math.sqrt(5) - 1) / 2
 
@@ -94,7 +92,8 @@ def context_weights(
     if labels_N is None:
         return 0.5 * ones_N + 0.5 * mass_N
 
-    members_KN = members(labels_N, num_clusters).double()
+    # Products and not `index_add_`: on a GPU its order of addition is free.
+    members_KN = (labels_N == torch.arange(num_clusters, device=device).unsqueeze(1)).double()
 
     def per_cluster(values_N: torch.Tensor) -> torch.Tensor:
         return members_KN @ values_N
