@@ -82,18 +82,17 @@ def load(args: Namespace, job: Job) -> Editor:
 def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[Editor, Any]:
     """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Prints the plan if it
     was asked for."""
-    from diffsynth_patches.run import schedule_of
     from hetcache.modes import MODES
     from hetcache.planning import check_cfg_batch
 
     editor = load(args, job)
-    config = editor.within_budget(MODES[args.mode], config)
+    config = editor.within_budget(MODES[args.mode], config, context)
     for note in editor.notes:
         print(f"  {note}")
     if args.plan or args.target_speedup is not None:
-        config = show_plan(args, config, job, context, editor.pipe)
+        config = show_plan(args, config, job, context, editor)
     if job.settings.cfg_batch:
-        check_cfg_batch(MODES[args.mode], config, context, schedule_of(editor.pipe, job.settings)[0])
+        check_cfg_batch(MODES[args.mode], config, context, editor.schedule[0])
     return editor, config
 
 
@@ -134,16 +133,15 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
     return record
 
 
-def show_plan(args: Namespace, config: Any, job: Job, context: RunContext, pipe: Any) -> Any:
+def show_plan(args: Namespace, config: Any, job: Job, context: RunContext, editor: Editor) -> Any:
     """Print every step's decision and the expected speed-up; with --target-speedup, of the threshold it needs.
     Returns the config, with that threshold."""
-    from diffsynth_patches.run import schedule_of
     from hetcache.api import Branch
     from hetcache.modes import MODES
     from hetcache.planning import describe_plan, find_setting, plan_run
 
     mode = MODES[args.mode]
-    schedule, shape = schedule_of(pipe, job.settings)
+    schedule, shape = editor.schedule
     branches = tuple(Branch) if job.settings.cfg_scale != 1 else (Branch.COND,)
     if args.target_speedup is None:
         plan = plan_run(mode, config, context, schedule, shape, branches)

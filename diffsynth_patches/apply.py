@@ -31,9 +31,9 @@ class TimedUnits:
         self._pair = pair
 
     def __call__(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
-        start = now_ms()
-        inputs = self._run(unit, *args, **kwargs)
         stage = STAGE_OF_UNIT.get(type(unit).__name__)
+        start = now_ms() if stage is not None else 0.0
+        inputs = self._run(unit, *args, **kwargs)
         if stage is not None:
             self._stage_ms[stage] = self._stage_ms.get(stage, 0.0) + now_ms() - start
         if self._pair is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,16 +12,16 @@ import torch
 from diffsynth_patches import loader
 from diffsynth_patches.loader import VramOptions
 from diffsynth_patches.run import EditResult, run_edit, schedule_of, tile_vae
-from hetcache.api import Branch
-from hetcache.budget import fit_to_budget
+from hetcache.api import Branch, Schedule
+from hetcache.budget import GIB, fit_to_budget
 from hetcache.clip import Clip
+from hetcache.flops import ModelShape
 from hetcache.job import EditSettings, Job
 from hetcache.modes import Mode, RunContext
 from hetcache.progress import StepBar
 from hetcache.session import now_ms
 
 KEPT_FREE = 0.8
-GIB = 2**30
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
 
@@ -52,15 +53,20 @@ class Editor:
         self._tiled = self._tiled or tile_vae(job.settings.vae_tiling, job.device, *job.clip.size)
         self.load_s = (now_ms() - start_ms) / 1e3
 
-    def within_budget(self, mode: Mode, config: Any) -> Any:
+    @cached_property
+    def schedule(self) -> tuple[Schedule, ModelShape]:
+        """The run's timesteps with their static signals, and the model's dimensions."""
+        return schedule_of(self.pipe, self._job.settings)
+
+    def within_budget(self, mode: Mode, config: Any, context: RunContext) -> Any:
         """The config that keeps to `--cache-budget-gib`; what it gave up is in `notes`. Raises ValueError."""
         job = self._job
         budget_gib = job.settings.cache_budget_gib
         if budget_gib is None:
             return config
-        _, shape = schedule_of(self.pipe, job.settings)
-        num_tokens = job.context(config).classes.num_tokens
         num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
+        _, shape = self.schedule
+        num_tokens = context.classes.num_tokens
         config, reasons = fit_to_budget(
             mode, config, budget_gib, shape, num_tokens, job.dtype.itemsize, num_branches
         )

@@ -26,8 +26,7 @@ def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], t
     if done == len(job.windows):
         return
     ready_once = cache(ready)
-    size = job.clip.size
-    with WindowReader(job.source, size, job.num_frames, job.windows[done].start) as reader:
+    with WindowReader(job.source, job.clip.placement, job.num_frames, job.windows[done].start) as reader:
         for index in range(done, len(job.windows)):
             window = job.windows[index]
             clip = reader.read(window)

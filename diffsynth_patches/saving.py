@@ -69,7 +69,7 @@ def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, loa
     """Composite and write the finished windows of a long video as a stream. Returns the record."""
     clip = job.clip
     composite_start = time.perf_counter()
-    frames = composited(job.source, clip.size, store, job.windows, job.num_frames, job.feather_px)
+    frames = composited(job.source, clip.placement, store, job.windows, job.num_frames, job.feather_px)
     lost_sound = write_result(job, frames)
     raw = raw_path(args, job)
     if raw is not None:

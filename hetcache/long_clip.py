@@ -23,9 +23,9 @@ Mask = NDArray[np.bool_]
 class WindowReader:
     """Context manager: the clip of each window in turn, from one pass over the files that begins at `start`."""
 
-    def __init__(self, source: Source, size: tuple[int, int], num_frames: int, start: int) -> None:
+    def __init__(self, source: Source, placement: Placement, num_frames: int, start: int) -> None:
         self._source = source
-        self._placement = Placement(source.options.fit, source.size, size)
+        self._placement = placement
         self._num_frames = num_frames
         self._stream = source.stream(start)
         self._held: list[tuple[Frames, Mask]] = []
@@ -81,12 +81,11 @@ def finished_frames(
 
 
 def composited(
-    source: Source, size: tuple[int, int], store: WindowStore, windows: Sequence[Window], num_frames: int,
+    source: Source, placement: Placement, store: WindowStore, windows: Sequence[Window], num_frames: int,
     feather_px: int,
 ) -> Iterator[Frames]:
     """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere. Raises VideoError
     when the video or its mask ends early."""
-    placement = Placement(source.options.fit, source.size, size)
     with closing(source.stream()) as stream:
         for index, edited in enumerate(finished_frames(store, windows, 0, num_frames)):
             pair = next(stream, None)

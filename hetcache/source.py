@@ -83,9 +83,7 @@ class Source:
         if self.mask is None:
             yield self._canvas(blank, np.zeros((1, *size), np.bool_))[1]
             return
-        options = self.options
-        every = iter_mask(self.mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
-        with closing(every) as masks:
+        with closing(self._file_masks(self.mask)) as masks:
             for mask in islice(masks, count):
                 yield self._canvas(blank, mask[None])[1]
 
@@ -108,20 +106,23 @@ class Source:
     def stream(self, start: int = 0) -> Generator[tuple[Frames, Mask], None, None]:
         """Frames [1, H, W, 3] and masks [1, H, W] of the canvas from frame `start` to the end of the video, in memory
         that does not grow. Raises VideoError when the mask ends before."""
-        options, size = self.options, (self.info.height, self.info.width)
+        size = self.info.height, self.info.width
         with closing(iter_frames(self.video, start)) as frames:
             if self.mask is None:
                 for frame in frames:
                     yield self._canvas(frame[None], np.zeros((1, *size), np.bool_))
                 return
-            every = iter_mask(self.mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
-            with closing(every) as masks:
+            with closing(self._file_masks(self.mask)) as masks:
                 later = islice(masks, start, None)
                 for index, frame in enumerate(frames, start):
                     mask = next(later, None)
                     if mask is None:
                         raise VideoError(_mask_ended(self.mask, index, index + 1))
                     yield self._canvas(frame[None], mask[None])
+
+    def _file_masks(self, mask: Path) -> Generator[Mask, None, None]:
+        options, size = self.options, (self.info.height, self.info.width)
+        return iter_mask(mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
 
     def _canvas(self, frames_THWC: Frames, mask_THW: Mask) -> tuple[Frames, Mask]:
         options = self.options

@@ -15,7 +15,6 @@ model edits the example instead, with and without --cfg-batch: time of the denoi
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bench_step import StepBench, build_model, grid_of, inputs_of
+from measuring import add_cpu_time_flag, add_device_flags, write_results
 
 import hetcache.session as session_module
 from diffsynth_patches.guidance import GuidancePair
@@ -43,7 +43,6 @@ from hetcache.clip import read_clip
 from hetcache.job import EditSettings
 from hetcache.models import MODELS
 from hetcache.modes import MODES, RunContext
-from hetcache.record import hardware
 from hetcache.tokens import classify
 from hetcache.video import probe
 
@@ -138,10 +137,8 @@ def main() -> None:
     parser.add_argument("--active", type=float, default=0.2, help="|A|/N of the partial step")
     parser.add_argument("--partial-vace", choices=("rows", "hints"), default="rows")
     parser.add_argument("--context-kv", choices=("cached", "sampled"), default="sampled")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, on a busy machine; "
-                        "set OMP_NUM_THREADS=1, or waiting threads count as computing")
+    add_device_flags(parser)
+    add_cpu_time_flag(parser)
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     clock = time.process_time if args.cpu_time else time.perf_counter
@@ -154,9 +151,7 @@ def main() -> None:
         model, grid = build_model(args), grid_of(args.tokens)
         results = compare_options(model, inputs_of(model, grid, args), grid, args, clock)
         print(table(results))
-    if args.output:
-        facts = {"settings": {k: str(v) for k, v in vars(args).items()}, "hardware": hardware(args.device)}
-        args.output.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
+    write_results(args, results)
 
 
 if __name__ == "__main__":

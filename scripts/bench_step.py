@@ -10,7 +10,6 @@ frozen. Times are medians of interleaved repeats in one process. Random weights:
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,13 +22,13 @@ import torch
 from diffsynth.models.wan_video_dit import WanModel
 from diffsynth.models.wan_video_vace import VaceWanModel
 from diffsynth.pipelines.wan_video import model_fn_wan_video
+from measuring import add_device_flags, write_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffsynth_patches.forward import CachedForward
 from hetcache.api import Branch, Compute, Grid, Schedule, Step
 from hetcache.flops import full_step_flops
 from hetcache.manager import HetCacheConfig
-from hetcache.record import hardware
 from hetcache.replay import ReplayHetCache
 from hetcache.selector import TokenSelector
 from hetcache.session import CacheSession
@@ -164,8 +163,7 @@ def main() -> None:
     parser.add_argument("--active", type=float, nargs="+", default=[0.15, 0.3, 0.5])
     parser.add_argument("--partial-vace", choices=("rows", "hints"), default="rows")
     parser.add_argument("--context-kv", choices=("cached", "sampled"), default="cached")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    add_device_flags(parser)
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     results = measure(build_model(args), args)
@@ -173,9 +171,7 @@ def main() -> None:
     for row in results:
         print(f"  {row['active_fraction']:.3f}   {row['time_ratio']:24.3f}   {row['flops_ratio']:11.3f}   "
               f"{row['reuse_ratio']:22.4f}   {row['rows_relative_error']:20.1e}")
-    if args.output:
-        facts = {"settings": {k: str(v) for k, v in vars(args).items()}, "hardware": hardware(args.device)}
-        args.output.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
+    write_results(args, results)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the largest difference of their latents relative to the largest latent (0: equal
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,10 +19,10 @@ from typing import Any
 
 import torch
 from diffsynth.models.wan_video_vae import WanVideoVAE
+from measuring import add_cpu_time_flag, add_device_flags, cpu_ms, write_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
-from hetcache.record import hardware
 from hetcache.session import now_ms
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -36,11 +35,6 @@ def encoders(args: argparse.Namespace) -> dict[str, Encode]:
     wan = WanVideoVAE().to(args.device, dtype).eval().requires_grad_(False)
     tiny = build_tiny_pipeline(TinyConfig(), device=args.device, dtype=dtype).vae.model
     return {"Wan2.1 VAE": lambda videos: wan.model.encode(videos, wan.scale), "embedded model's": tiny.encode}
-
-
-def cpu_ms() -> float:
-    """Milliseconds that the threads of this process have computed."""
-    return time.process_time() * 1e3
 
 
 def measure(
@@ -69,10 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("frames", 9), ("height", 96), ("width", 160), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, on a busy machine; "
-                        "set OMP_NUM_THREADS=1, or waiting threads count as computing")
+    add_device_flags(parser)
+    add_cpu_time_flag(parser)
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     generator = torch.Generator().manual_seed(1)
@@ -85,10 +77,7 @@ def main() -> None:
     for name, row in results.items():
         print(f"  {name:18s} {row['in_turn_ms']:11.1f} {row['one_batch_ms']:14.1f} {row['ratio']:7.3f} "
               f"{row['relative_difference']:21.1e}")
-    if args.output:
-        facts = {"settings": {k: str(v) for k, v in vars(args).items()}, "hardware": hardware(args.device),
-                 "date": time.strftime("%Y-%m-%d")}
-        args.output.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
+    write_results(args, results, date=time.strftime("%Y-%m-%d"))
 
 
 if __name__ == "__main__":

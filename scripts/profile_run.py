@@ -26,6 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from measuring import add_cpu_time_flag, add_device_flags, cpu_ms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import hetcache.session as session_module
@@ -149,11 +150,6 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def cpu_ms() -> float:
-    """Milliseconds that the threads of this process have computed."""
-    return time.process_time() * 1e3
-
-
 def build_pipe(args: argparse.Namespace, prompts: tuple[str, ...]) -> Any:
     if not args.random_weights:
         return load_pipeline("tiny", args.device, getattr(torch, args.dtype), prompts)[0]
@@ -214,11 +210,9 @@ def main() -> None:
     parser.add_argument("--width", type=int)
     parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--layers", type=int, nargs=2, default=[2, 1], metavar=("DIT", "VACE"))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
+    add_device_flags(parser)
     parser.add_argument("--cfg-batch", action="store_true")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, on a busy machine; "
-                        "set OMP_NUM_THREADS=1, or waiting threads count as computing")
+    add_cpu_time_flag(parser)
     parser.add_argument("--output", type=Path, required=True, help="prefix of the .json and the .md to write")
     args = parser.parse_args()
     if args.random_weights and not args.mode.startswith("hetcache"):

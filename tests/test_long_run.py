@@ -15,6 +15,7 @@ from video_files import ffmpeg, make
 
 from diffsynth_patches import long_run
 from hetcache.long_clip import WindowReader, finished_frames
+from hetcache.placement import Placement
 from hetcache.source import Source
 from hetcache.video import probe, read_frames
 from hetcache.window_store import WindowStore
@@ -98,7 +99,7 @@ def test_a_window_with_nothing_to_edit_is_skipped_and_recorded(
 def test_the_reader_holds_one_window_of_frames(folder: Path) -> None:
     opened = Source.open(folder / "v.mp4", folder / "m.mp4")
     windows, held = plan_windows(NUM_FRAMES, 9, 5), []
-    with WindowReader(opened, (48, 64), NUM_FRAMES, 0) as reader:
+    with WindowReader(opened, Placement("stretch", opened.size, (48, 64)), NUM_FRAMES, 0) as reader:
         for window in windows:
             clip = reader.read(window)
             held.append(len(reader._held))

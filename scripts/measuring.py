@@ -1,0 +1,32 @@
+"""What the measuring scripts share: the machine's flags, the clock for a busy one, the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+
+
+def add_cpu_time_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, on a busy machine; "
+                        "set OMP_NUM_THREADS=1, or waiting threads count as computing")
+
+
+def cpu_ms() -> float:
+    """Milliseconds that the threads of this process have computed."""
+    return time.process_time() * 1e3
+
+
+def write_results(args: argparse.Namespace, results: Any, **facts: Any) -> None:
+    """Write `--output`, if it was given: the settings, the machine, `facts` and the results."""
+    from hetcache.record import hardware
+
+    if args.output:
+        head = {"settings": {k: str(v) for k, v in vars(args).items()}, "hardware": hardware(args.device), **facts}
+        args.output.write_text(json.dumps({**head, "results": results}, indent=2) + "\n")
