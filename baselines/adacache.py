@@ -55,7 +55,8 @@ class AdaCacheConfig:
     """Settings of `--mode adacache`; each field is the CLI flag of the same name."""
 
     adacache_codebook: str = setting(
-        "fast", "metric to rate: the authors' tables for 30 steps, fast or slow, or for 100 steps",
+        "fast",
+        "metric to rate: the authors' tables for 30 steps, fast or slow, or for 100 steps",
         choices=tuple(CODEBOOKS),
     )
     adacache_block: int | None = setting(

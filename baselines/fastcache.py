@@ -36,12 +36,16 @@ class FastCacheConfig:
     )
     fastcache_max_moving: float = setting(0.5, "above this fraction of moving tokens the whole block is computed")
     fastcache_estimate: str = setting(
-        "auto", "what is not computed: 'linear' by the fitted maps, 'residual' by the last residual, 'auto' linear "
-        "where the model's calibration has maps", choices=("auto", "linear", "residual"),
+        "auto",
+        "what is not computed: 'linear' by the fitted maps, 'residual' by the last residual, 'auto' linear "
+        "where the model's calibration has maps",
+        choices=("auto", "linear", "residual"),
     )
     fastcache_reference: str = setting(
-        "previous", "H_t-1: the input at the 'previous' step (the paper's), or at the last one 'computed', which "
-        "bounds the drift of long runs of skips", choices=("previous", "computed"),
+        "previous",
+        "H_t-1: the input at the 'previous' step (the paper's), or at the last one 'computed', which "
+        "bounds the drift of long runs of skips",
+        choices=("previous", "computed"),
     )
 
     def __post_init__(self) -> None:
@@ -129,8 +133,13 @@ class FastCacheManager(CacheManager):
         if decision.compute is Compute.FULL:
             return decision
         if not count.skipped and not count.thinned:
-            return replace(decision, compute=Compute.FULL, reason=f"no gate passed; {count.binds} binds",
-                           signal=count.largest_delta, threshold=count.threshold)
+            return replace(
+                decision,
+                compute=Compute.FULL,
+                reason=f"no gate passed; {count.binds} binds",
+                signal=count.largest_delta,
+                threshold=count.threshold,
+            )
         reason = (
             f"{count.skipped} of {count.blocks} blocks skipped, {count.thinned} on moving tokens only; "
             f"{count.binds} binds at the largest delta"
@@ -157,9 +166,7 @@ class FastCacheManager(CacheManager):
         delta = saliency_BN.sum().sqrt() / old_BND.float().norm().clamp_min(1e-12)
         value, self._moving_share = torch.stack([delta, moving_N.float().mean()]).tolist()
         self._host_syncs += 1
-        threshold, binds = block_threshold(
-            value, self._step.timestep, old_BND.numel(), self._config.fastcache_alpha
-        )
+        threshold, binds = block_threshold(value, self._step.timestep, old_BND.numel(), self._config.fastcache_alpha)
         count = self._count
         count.blocks += 1
         self._binding[binds] = self._binding.get(binds, 0) + 1
@@ -206,6 +213,5 @@ class FastCacheManager(CacheManager):
             self.store.put(ops.stack, ops.layer, "input", x_BND)
         else:
             old_BND = self.store.get(ops.stack, ops.layer, "input")
-            self.store.put(ops.stack, ops.layer, "input",
-                           old_BND.index_copy(1, rows_A, x_BND.index_select(1, rows_A)))
+            self.store.put(ops.stack, ops.layer, "input", old_BND.index_copy(1, rows_A, x_BND.index_select(1, rows_A)))
         return y_BND

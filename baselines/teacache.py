@@ -24,16 +24,18 @@ class TeaCacheConfig:
     """Settings of `--mode teacache`; each field is the CLI flag of the same name."""
 
     cache_thresh: float = setting(
-        0.05, "delta: reuse a step iff the change accumulated since the last computed step is below it; "
-        "higher skips more"
+        0.05,
+        "delta: reuse a step iff the change accumulated since the last computed step is below it; higher skips more",
     )
     teacache_signal: str = setting(
-        "e", "signal and retention: 'e' computes the first and the last step, 'e0' the first 5 steps",
+        "e",
+        "signal and retention: 'e' computes the first and the last step, 'e0' the first 5 steps",
         choices=("e", "e0"),
     )
     vace_on_reuse: bool = setting(
-        False, "run the VACE blocks on reused steps too and drop their result, as DiffSynth does: same output, a third "
-        "of a step's work"
+        False,
+        "run the VACE blocks on reused steps too and drop their result, as DiffSynth does: same output, a third "
+        "of a step's work",
     )
 
     def __post_init__(self) -> None:

@@ -23,9 +23,7 @@ class TimedUnits:
     """Stands in for `pipe.unit_runner`: same calls, with the time of text and VAE encoding added up. `pair` is told
     what the unconditional branch will be called with."""
 
-    def __init__(
-        self, run: Callable[..., Any], stage_ms: dict[str, float], pair: GuidancePair | None = None
-    ) -> None:
+    def __init__(self, run: Callable[..., Any], stage_ms: dict[str, float], pair: GuidancePair | None = None) -> None:
         self._run = run
         self._stage_ms = stage_ms
         self._pair = pair

@@ -67,7 +67,12 @@ class Bench:
     """Executor of `hetcache.benchmark.runner` for one pipeline."""
 
     def __init__(
-        self, pipe: LazyPipeline, info: ModelInfo, settings: BenchSettings, store: Store, progress: Progress,
+        self,
+        pipe: LazyPipeline,
+        info: ModelInfo,
+        settings: BenchSettings,
+        store: Store,
+        progress: Progress,
         lpips: Any = None,
     ) -> None:
         self._pipe = pipe
@@ -95,10 +100,18 @@ class Bench:
                 torch.cuda.empty_cache()
         session = result.session
         record: Record = {
-            "schema": SCHEMA, "mode": cell.method.mode, "model": self._info.model_id, "seed": cell.seed,
-            "config": {**asdict(cell.method.config()), **asdict(edit), "frames": self._settings.num_frames,
-                       "height": result.frames_THWC.shape[1], "width": result.frames_THWC.shape[2],
-                       "dtype": result.dtype},
+            "schema": SCHEMA,
+            "mode": cell.method.mode,
+            "model": self._info.model_id,
+            "seed": cell.seed,
+            "config": {
+                **asdict(cell.method.config()),
+                **asdict(edit),
+                "frames": self._settings.num_frames,
+                "height": result.frames_THWC.shape[1],
+                "width": result.frames_THWC.shape[2],
+                "dtype": result.dtype,
+            },
             "hardware": hardware(result.device),
             "timing_s": timing_s(session.stage_ms, 0.0, 0.0, sum(session.stage_ms.values()) / 1e3),
             **session_facts(session, result.shape, classes),

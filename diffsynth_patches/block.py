@@ -123,9 +123,7 @@ class DiTBlockOps:
     def _modulation(self) -> tuple[torch.Tensor, ...]:
         if self._chunks is None:
             t_mod = self.inputs.t_mod_B6D
-            self._chunks = (
-                self.block.modulation.to(dtype=t_mod.dtype, device=t_mod.device) + t_mod
-            ).chunk(6, dim=1)
+            self._chunks = (self.block.modulation.to(dtype=t_mod.dtype, device=t_mod.device) + t_mod).chunk(6, dim=1)
         return self._chunks
 
     def _meter(self, sublayer: str, flops: int, x_BND: torch.Tensor) -> None:

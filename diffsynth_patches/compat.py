@@ -9,8 +9,15 @@ from typing import Any
 
 TESTED_VERSIONS = ((2, 1, 8), (2, 2, 0))
 HANDLED = {
-    "dit", "vace", "latents", "timestep", "context", "vace_context", "vace_scale",
-    "use_gradient_checkpointing", "use_gradient_checkpointing_offload",
+    "dit",
+    "vace",
+    "latents",
+    "timestep",
+    "context",
+    "vace_context",
+    "vace_scale",
+    "use_gradient_checkpointing",
+    "use_gradient_checkpointing_offload",
 }
 
 
@@ -59,15 +66,15 @@ class ModelArguments:
 
     def check(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         if "positive" not in kwargs:
-            raise ValueError(
-                "the CFG branch is not named in this call (cfg_merge=True?): run with cfg_merge=False"
-            )
+            raise ValueError("the CFG branch is not named in this call (cfg_merge=True?): run with cfg_merge=False")
         for name, default in self._refused.items():
             value = kwargs.get(name, default)
             if value is not default and value != default:
                 raise ValueError(f"the pipeline argument {name!r} is not supported with caching")
         return {
-            "vace": None, "vace_context": None, "vace_scale": 1.0,
+            "vace": None,
+            "vace_context": None,
+            "vace_scale": 1.0,
             **{name: kwargs[name] for name in HANDLED if name in kwargs},
             "positive": kwargs["positive"],
         }

@@ -37,7 +37,11 @@ class CachedForward:
     """A plain class on purpose: the pipeline is an `nn.Module` and would register a module as its child."""
 
     def __init__(
-        self, pipe: Any, session: CacheSession, fast_rope: bool = False, pair: GuidancePair | None = None,
+        self,
+        pipe: Any,
+        session: CacheSession,
+        fast_rope: bool = False,
+        pair: GuidancePair | None = None,
         regions: Regions = EAGER,
     ) -> None:
         """With `pair` the conditional call computes both branches as one batch under the conditional manager;
@@ -137,9 +141,7 @@ class CachedForward:
     def _inputs(self, args: dict[str, Any], hidden: Hidden, meter: WorkMeter) -> BlockInputs:
         freqs_N1E = self._rope(args["dit"], hidden)
         rope = rope_apply_float32 if self._fast_rope else rope_apply
-        inputs = BlockInputs(
-            hidden.context_BLD, hidden.t_mod_B6D, freqs_N1E, meter, rope=rope, regions=self._regions
-        )
+        inputs = BlockInputs(hidden.context_BLD, hidden.t_mod_B6D, freqs_N1E, meter, rope=rope, regions=self._regions)
         if self._regions is not EAGER and "compile_relative_error" not in self._session.facts:
             self._note_compile_error(args["dit"], hidden.x_BND, inputs)
         return inputs
@@ -172,16 +174,12 @@ class CachedForward:
             inputs.meter.flops += linear_flops(c.shape[1], dim, dim) * c.shape[0]
         return hints
 
-    def _embed_vace(
-        self, vace: Any, vace_context: torch.Tensor, hidden: Hidden, meter: WorkMeter
-    ) -> torch.Tensor:
+    def _embed_vace(self, vace: Any, vace_context: torch.Tensor, hidden: Hidden, meter: WorkMeter) -> torch.Tensor:
         """The VACE condition as tokens [1, N, D]: the same at every step, so embedded once per video."""
         if self._vace_tokens is None:
             num_tokens = hidden.x_BND.shape[1]
             tokens = [vace.vace_patch_embedding(u.unsqueeze(0)).flatten(2).transpose(1, 2) for u in vace_context]
-            padded = [
-                torch.cat([u, u.new_zeros(1, num_tokens - u.size(1), u.size(2))], dim=1) for u in tokens
-            ]
+            padded = [torch.cat([u, u.new_zeros(1, num_tokens - u.size(1), u.size(2))], dim=1) for u in tokens]
             self._vace_tokens = torch.cat(padded)
             assert self.shape is not None
             meter.flops += vace_embedding_flops(self.shape, num_tokens)
@@ -235,8 +233,17 @@ class CachedForward:
             decision.compute, decision.plan.num_active if decision.plan is not None else done.num_tokens
         )
         record = StepRecord(
-            step.index, step.timestep, branch, decision.compute, decision.reason, decision.signal,
-            decision.threshold, active, meter.flops, meter.blocks["dit"], meter.blocks["vace"],
+            step.index,
+            step.timestep,
+            branch,
+            decision.compute,
+            decision.reason,
+            decision.signal,
+            decision.threshold,
+            active,
+            meter.flops,
+            meter.blocks["dit"],
+            meter.blocks["vace"],
         )
         self._session.trace.append(record, meter, decision.plan)
 
@@ -249,8 +256,7 @@ def static_schedule(pipe: Any, timesteps: torch.Tensor) -> Schedule:
         e_TD = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, cast))
         signals = {"e": e_TD.float(), "e0": dit.time_projection(e_TD).float()}
         changes = {
-            name: [relative_l1(value[i], value[i - 1]) for i in range(1, len(value))]
-            for name, value in signals.items()
+            name: [relative_l1(value[i], value[i - 1]) for i in range(1, len(value))] for name, value in signals.items()
         }
         rel_l1 = {name: (0.0, *(torch.stack(c).tolist() if c else [])) for name, c in changes.items()}
     return Schedule(tuple(float(t) for t in timesteps), rel_l1)

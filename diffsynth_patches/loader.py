@@ -32,7 +32,11 @@ class VramOptions:
 
 
 def load_pipeline(
-    model: str, device: str, dtype: torch.dtype, prompts: Sequence[str] = (), vram: VramOptions | None = None,
+    model: str,
+    device: str,
+    dtype: torch.dtype,
+    prompts: Sequence[str] = (),
+    vram: VramOptions | None = None,
     revision: str | None = None,
 ) -> tuple[WanVideoPipeline, ModelInfo]:
     """The pipeline of a model name (`tiny`, `wan2.1-vace-1.3b`, `wan2.1-vace-14b`) or of a local folder.
@@ -54,7 +58,10 @@ def load_pipeline(
     for config in configs:
         _manage_vram(config, options, device, dtype)
     pipe = WanVideoPipeline.from_pretrained(
-        torch_dtype=dtype, device=device, model_configs=configs, tokenizer_config=tokenizer,
+        torch_dtype=dtype,
+        device=device,
+        model_configs=configs,
+        tokenizer_config=tokenizer,
         vram_limit=options.limit_gib,
     )
     if prompts:

@@ -37,7 +37,12 @@ def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], t
 
 
 def edit_window(
-    ready: Callable[[], tuple[Editor, Any]], job: Job, mode: Mode, window: Window, clip: Clip, known: list[Frames],
+    ready: Callable[[], tuple[Editor, Any]],
+    job: Job,
+    mode: Mode,
+    window: Window,
+    clip: Clip,
+    known: list[Frames],
     label: str,
 ) -> tuple[Frames, dict[str, Any]]:
     """(finished frames [T, H, W, 3] at the model's size, facts for the record) of one window, the first of which are

@@ -44,14 +44,24 @@ def random_pipeline(
     shape: WanShape, device: str, dtype: torch.dtype, prompts: Sequence[str], vae: torch.nn.Module | None = None
 ) -> WanVideoPipeline:
     """A pipeline of that shape that knows `prompts` alone; `vae` replaces Wan's own (random) autoencoder."""
-    common = {"dim": shape.dim, "num_heads": shape.num_heads, "ffn_dim": shape.ffn_dim, "eps": 1e-6,
-              "patch_size": (1, 2, 2), "has_image_input": False}
+    common = {
+        "dim": shape.dim,
+        "num_heads": shape.num_heads,
+        "ffn_dim": shape.ffn_dim,
+        "eps": 1e-6,
+        "patch_size": (1, 2, 2),
+        "has_image_input": False,
+    }
     pipe = WanVideoPipeline(device=device, torch_dtype=dtype)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         pipe.dit = _ready(
-            WanModel(in_dim=16, out_dim=16, text_dim=shape.text_dim, freq_dim=256, num_layers=shape.num_layers,
-                     **common), device, dtype)
+            WanModel(
+                in_dim=16, out_dim=16, text_dim=shape.text_dim, freq_dim=256, num_layers=shape.num_layers, **common
+            ),
+            device,
+            dtype,
+        )
         pipe.vace = _ready(VaceWanModel(vace_layers=shape.vace_layers, vace_in_dim=96, **common), device, dtype)
         book = PromptBook(
             {prompt: torch.randn(shape.text_len, shape.text_dim).to(dtype) for prompt in prompts}, shape.text_len

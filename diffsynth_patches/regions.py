@@ -18,8 +18,9 @@ NUM_SIZES = 1024
 """Row counts that one process may compile for before torch refuses: two a window of a video, full and partial."""
 
 
-def self_qkv(attn: torch.nn.Module, norm1: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor,
-             scale_B1D: torch.Tensor) -> QKV:
+def self_qkv(
+    attn: torch.nn.Module, norm1: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor, scale_B1D: torch.Tensor
+) -> QKV:
     """Normalised queries and keys, not yet rotated, and values of a self-attention."""
     input_BND = modulate(norm1(x_BND), shift_B1D, scale_B1D)
     return attn.norm_q(attn.q(input_BND)), attn.norm_k(attn.k(input_BND)), attn.v(input_BND)
@@ -30,8 +31,9 @@ def cross_qkv(attn: torch.nn.Module, norm3: torch.nn.Module, x_BND: torch.Tensor
     return attn.norm_q(attn.q(norm3(x_BND))), attn.norm_k(attn.k(context_BLD)), attn.v(context_BLD)
 
 
-def mlp(ffn: torch.nn.Module, norm2: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor,
-        scale_B1D: torch.Tensor) -> torch.Tensor:
+def mlp(
+    ffn: torch.nn.Module, norm2: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor, scale_B1D: torch.Tensor
+) -> torch.Tensor:
     return ffn(modulate(norm2(x_BND), shift_B1D, scale_B1D))
 
 

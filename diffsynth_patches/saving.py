@@ -57,8 +57,13 @@ def save_edit(
         from hetcache.report.run_page import run_html
 
         page = run_html(
-            record, shlex.join(["python", "inference.py", *args.words]), clip, frames, context.classes,
-            result.session.trace.plans, results[1].frames_THWC if args.compare else None,
+            record,
+            shlex.join(["python", "inference.py", *args.words]),
+            clip,
+            frames,
+            context.classes,
+            result.session.trace.plans,
+            results[1].frames_THWC if args.compare else None,
         )
         with atomic_output(job.output.with_suffix(".html")) as temporary:
             temporary.write_text(page)
@@ -119,9 +124,16 @@ def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Se
         "mode": args.mode,
         "model": job.info.model_id,
         "config": {
-            **settings, **asdict(job.settings), **asdict(job.source.options), "feather_px": job.feather_px,
-            "frames": job.num_frames, "height": height, "width": width, "video": str(args.video),
-            "mask": None if args.mask is None else str(args.mask), "revision": args.revision,
+            **settings,
+            **asdict(job.settings),
+            **asdict(job.source.options),
+            "feather_px": job.feather_px,
+            "frames": job.num_frames,
+            "height": height,
+            "width": width,
+            "video": str(args.video),
+            "mask": None if args.mask is None else str(args.mask),
+            "revision": args.revision,
             "dtype": str(job.dtype).removeprefix("torch."),
         },
         "versions": records.package_versions(),
@@ -140,6 +152,8 @@ def raw_path(args: Namespace, job: Job) -> Path | None:
 def outputs(args: Namespace, job: Job, raw: Path | None) -> dict[str, str | None]:
     """The paths in a record."""
     return {
-        "video": str(job.output), "raw": str(raw) if raw else None, "record": str(job.output.with_suffix(".json")),
+        "video": str(job.output),
+        "raw": str(raw) if raw else None,
+        "record": str(job.output.with_suffix(".json")),
         "report": str(job.output.with_suffix(".html")) if args.report else None,
     }

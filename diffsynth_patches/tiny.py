@@ -52,8 +52,9 @@ class TinyConfig:
             raise ValueError(f"vace_layers {self.vace_layers} must contain 0 and stay below {self.num_layers}")
 
 
-def build_tiny_pipeline(config: TinyConfig | None = None, seed: int = 0, device: str = "cpu",
-                        dtype: torch.dtype = torch.float32) -> WanVideoPipeline:
+def build_tiny_pipeline(
+    config: TinyConfig | None = None, seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> WanVideoPipeline:
     """A pipeline of the given shape with random weights, reproducible by `seed`; the global RNG is left alone."""
     config = config or TinyConfig()
     with torch.random.fork_rng(devices=[]):
@@ -66,12 +67,14 @@ def build_tiny_pipeline(config: TinyConfig | None = None, seed: int = 0, device:
     return pipe
 
 
-def load_tiny_pipeline(device: str = "cpu", dtype: torch.dtype = torch.float32,
-                       weights_dir: str | Path | None = None) -> WanVideoPipeline:
+def load_tiny_pipeline(
+    device: str = "cpu", dtype: torch.dtype = torch.float32, weights_dir: str | Path | None = None
+) -> WanVideoPipeline:
     """The trained pipeline. FileNotFoundError when `weights_dir` (default data/tiny) holds no weights."""
     folder = Path(weights_dir) if weights_dir is not None else WEIGHTS_DIR
-    missing = [name for name in ("config.json", *(f"{part}.safetensors" for part in PARTS))
-               if not (folder / name).is_file()]
+    missing = [
+        name for name in ("config.json", *(f"{part}.safetensors" for part in PARTS)) if not (folder / name).is_file()
+    ]
     if missing:
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing)}: restore data/tiny from the repository or train with "
@@ -93,8 +96,7 @@ def read_config(folder: str | Path) -> TinyConfig:
     return TinyConfig(**{field.name: values[field.name] for field in fields(TinyConfig)})
 
 
-def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | Path,
-                      metadata: dict[str, str]) -> int:
+def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | Path, metadata: dict[str, str]) -> int:
     """Writes float16 weights and config.json; returns the bytes written to the weight files."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,13 +108,32 @@ def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | 
 
 
 def _modules(config: TinyConfig) -> dict[str, torch.nn.Module]:
-    common = dict(dim=config.dim, num_heads=config.num_heads, ffn_dim=config.ffn_dim, eps=1e-6, patch_size=(1, 2, 2),
-                  has_image_input=False)
+    common = dict(
+        dim=config.dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.ffn_dim,
+        eps=1e-6,
+        patch_size=(1, 2, 2),
+        has_image_input=False,
+    )
     return {
-        "vae": TinyVideoVAE(TinyAutoencoder(config.z_dim, config.vae_width, config.vae_encoder_depth,
-                                            config.vae_decoder_depth, config.vae_refine_width)),
-        "dit": WanModel(in_dim=config.z_dim, out_dim=config.z_dim, text_dim=config.text_dim,
-                        freq_dim=config.freq_dim, num_layers=config.num_layers, **common),
+        "vae": TinyVideoVAE(
+            TinyAutoencoder(
+                config.z_dim,
+                config.vae_width,
+                config.vae_encoder_depth,
+                config.vae_decoder_depth,
+                config.vae_refine_width,
+            )
+        ),
+        "dit": WanModel(
+            in_dim=config.z_dim,
+            out_dim=config.z_dim,
+            text_dim=config.text_dim,
+            freq_dim=config.freq_dim,
+            num_layers=config.num_layers,
+            **common,
+        ),
         "vace": VaceWanModel(vace_layers=config.vace_layers, vace_in_dim=2 * config.z_dim + 64, **common),
         "text_encoder": TinyTextEncoder(config.text_dim),
     }

@@ -16,12 +16,23 @@ START, PAD = 1, 0
 
 # Each row is one attribute value, its first word the name that captions use; the rest are synonyms.
 ATTRIBUTES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "brightness": (("black", "night"), ("dark", "shadow", "shadowy"), ("medium", "midtone"),
-                   ("bright", "light", "sunny"), ("white", "snow", "snowy")),
-    "colour": (("grey", "gray", "road", "asphalt", "concrete"), ("red", "crimson"),
-               ("orange", "brown", "wood", "wooden", "sand", "desert"), ("yellow", "golden"),
-               ("green", "grass", "forest", "leaves"), ("cyan", "turquoise"), ("blue", "sky", "water", "sea"),
-               ("purple", "violet", "pink", "magenta")),
+    "brightness": (
+        ("black", "night"),
+        ("dark", "shadow", "shadowy"),
+        ("medium", "midtone"),
+        ("bright", "light", "sunny"),
+        ("white", "snow", "snowy"),
+    ),
+    "colour": (
+        ("grey", "gray", "road", "asphalt", "concrete"),
+        ("red", "crimson"),
+        ("orange", "brown", "wood", "wooden", "sand", "desert"),
+        ("yellow", "golden"),
+        ("green", "grass", "forest", "leaves"),
+        ("cyan", "turquoise"),
+        ("blue", "sky", "water", "sea"),
+        ("purple", "violet", "pink", "magenta"),
+    ),
     "warmth": (("warm",), ("neutral",), ("cold", "cool")),
     "saturation": (("pale", "dull", "muted"), ("colourful", "colorful", "vivid", "saturated")),
     "texture": (("smooth", "plain", "flat", "blurry"), ("soft",), ("textured", "detailed", "rough")),
@@ -43,8 +54,9 @@ VOCABULARY_SIZE = 2 + sum(len(values) for values in ATTRIBUTES.values())
 class TinyTokenizer:
     """Maps a prompt to ids of attribute words; the call is that of DiffSynth's `HuggingfaceTokenizer`."""
 
-    def __call__(self, prompt: str | list[str], return_mask: bool = False,
-                 add_special_tokens: bool = True) -> Tensor | tuple[Tensor, Tensor]:
+    def __call__(
+        self, prompt: str | list[str], return_mask: bool = False, add_special_tokens: bool = True
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Ids [B, 16] and, when asked, the mask [B, 16] of used positions. A repeated attribute counts once."""
         prompts = [prompt] if isinstance(prompt, str) else prompt
         ids = torch.zeros(len(prompts), MAX_TOKENS, dtype=torch.long)

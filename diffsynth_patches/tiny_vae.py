@@ -67,8 +67,9 @@ class PixelRefiner(nn.Module):
 class TinyAutoencoder(nn.Module):
     """Encoder, decoder and the latent normalisation. Videos are [B, 3, 1 + 4k, H, W] in -1..1."""
 
-    def __init__(self, z_dim: int = 16, width: int = 192, encoder_depth: int = 3, decoder_depth: int = 5,
-                 refine_width: int = 32):
+    def __init__(
+        self, z_dim: int = 16, width: int = 192, encoder_depth: int = 3, decoder_depth: int = 5, refine_width: int = 32
+    ):
         super().__init__()
         self.z_dim = z_dim
         self.encoder = PatchNet(PATCH_VALUES, width, encoder_depth, z_dim)
@@ -104,15 +105,27 @@ class TinyVideoVAE(nn.Module):
         self.model = model
         self.z_dim = model.z_dim
 
-    def encode(self, videos: Tensor | Sequence[Tensor], device: torch.device | str, tiled: bool = False,
-               tile_size: tuple[int, int] = (34, 34), tile_stride: tuple[int, int] = (18, 16)) -> Tensor:
+    def encode(
+        self,
+        videos: Tensor | Sequence[Tensor],
+        device: torch.device | str,
+        tiled: bool = False,
+        tile_size: tuple[int, int] = (34, 34),
+        tile_stride: tuple[int, int] = (18, 16),
+    ) -> Tensor:
         """Videos [B, 3, 1 + 4k, H, W] (or a list of [3, 1 + 4k, H, W]) in -1..1 to [B, z, 1 + k, H/8, W/8]."""
         video = videos if isinstance(videos, Tensor) else torch.stack(list(videos))
         weight = self.model.mean
         return self.model.encode(video.to(device=device, dtype=weight.dtype)).to(video.dtype)
 
-    def decode(self, hidden_states: Tensor | Sequence[Tensor], device: torch.device | str, tiled: bool = False,
-               tile_size: tuple[int, int] = (34, 34), tile_stride: tuple[int, int] = (18, 16)) -> Tensor:
+    def decode(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        device: torch.device | str,
+        tiled: bool = False,
+        tile_size: tuple[int, int] = (34, 34),
+        tile_stride: tuple[int, int] = (18, 16),
+    ) -> Tensor:
         """Latents [B, z, 1 + k, h, w] to videos [B, 3, 1 + 4k, 8h, 8w], clamped to -1..1."""
         latents = hidden_states if isinstance(hidden_states, Tensor) else torch.stack(list(hidden_states))
         weight = self.model.mean

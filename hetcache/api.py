@@ -147,9 +147,7 @@ class BlockOps(Protocol):
 
     def full(self, x_BND: torch.Tensor) -> torch.Tensor: ...
 
-    def self_attn(
-        self, x_BND: torch.Tensor, kv: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> Attention:
+    def self_attn(self, x_BND: torch.Tensor, kv: tuple[torch.Tensor, torch.Tensor] | None = None) -> Attention:
         """Self-attention output. With `kv`, fresh K and V rows are written into those [B, N, D] buffers in place
         (at this step's rows) and the queries attend to the whole buffers."""
         ...

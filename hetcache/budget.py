@@ -11,15 +11,22 @@ from hetcache.modes import Mode
 GIB = 2**30
 
 ORDER: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("partial steps attend among the computed tokens alone, without cached K, V and hints",
-     {"context_kv": "sampled", "partial_vace": "rows"}),
+    (
+        "partial steps attend among the computed tokens alone, without cached K, V and hints",
+        {"context_kv": "sampled", "partial_vace": "rows"},
+    ),
     ("no partial steps, as with --whole-steps-only", {"whole_steps_only": True}),
 )
 """HetCache gives up quality or speed for memory in this order."""
 
 
 def fit_to_budget(
-    mode: Mode, config: Any, budget_gib: float, shape: ModelShape, num_tokens: int, bytes_per_value: int,
+    mode: Mode,
+    config: Any,
+    budget_gib: float,
+    shape: ModelShape,
+    num_tokens: int,
+    bytes_per_value: int,
     num_branches: int,
 ) -> tuple[Any, list[str]]:
     """(config, what was given up and why) such that all branches together keep at most `budget_gib`.

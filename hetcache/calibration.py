@@ -118,8 +118,13 @@ def _parse(data: dict[str, Any], folder: Path) -> Calibration:
     if maps is not None and Path(maps).name != maps:
         raise ValueError(f"the linear maps must lie beside the calibration file, not at {maps!r}")
     return Calibration(
-        data["model"], str(data.get("source", "")), rescales, curve, ratios,
-        folder / maps if maps is not None else None, data,
+        data["model"],
+        str(data.get("source", "")),
+        rescales,
+        curve,
+        ratios,
+        folder / maps if maps is not None else None,
+        data,
     )
 
 

@@ -117,8 +117,12 @@ def _add_field(group: Any, config: type, field: Field[Any]) -> None:
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
     choices = field.metadata.get("choices")
     group.add_argument(
-        flag(field.name), type=finite if kind is float else kind, choices=choices, default=argparse.SUPPRESS,
-        help=text, metavar=None if choices else kind.__name__.upper(),
+        flag(field.name),
+        type=finite if kind is float else kind,
+        choices=choices,
+        default=argparse.SUPPRESS,
+        help=text,
+        metavar=None if choices else kind.__name__.upper(),
     )
 
 

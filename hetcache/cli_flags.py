@@ -18,47 +18,70 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--mask", type=Path, help="mask video, image (for all frames) or folder; white = edit")
     group.add_argument(
-        "--frames", type=_frames, default=33, metavar="N|all",
+        "--frames",
+        type=_frames,
+        default=33,
+        metavar="N|all",
         help="frames to edit from the first: 4k+1 (default 33), or all, window by window",
     )
     group.add_argument(
-        "--window", type=int, metavar="N",
+        "--window",
+        type=int,
+        metavar="N",
         help="frames the model sees at once, 4k+1; longer edits go through overlapping windows (default with --frames "
         "all: " + ", ".join(f"{info.window} for {name}" for name, info in MODELS.items()) + ")",
     )
     group.add_argument(
-        "--overlap", type=int, metavar="N",
+        "--overlap",
+        type=int,
+        metavar="N",
         help="finished frames that each further window starts from, 4k+1 (default: about a quarter of the window)",
     )
     group.add_argument(
-        "--outpaint", type=_outpaint, metavar="LEFT,TOP,RIGHT,BOTTOM",
+        "--outpaint",
+        type=_outpaint,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
         help="widen the picture by so many pixels a side and fill them; needs no --mask",
     )
     group.add_argument(
-        "--mask-threshold", type=int, default=128, metavar="GREY",
+        "--mask-threshold",
+        type=int,
+        default=128,
+        metavar="GREY",
         help="soft edges: edit where the mask's grey, 0 to 255, is at least this (default 128)",
     )
     group.add_argument("--invert-mask", action="store_true", help="edit where the mask is black")
     group.add_argument(
-        "--mask-dilate", type=int, default=0, metavar="PX",
+        "--mask-dilate",
+        type=int,
+        default=0,
+        metavar="PX",
         help="grow the mask by so many pixels of the video (default 0)",
     )
     group.add_argument(
-        "--mask-feather", type=int, metavar="PX",
+        "--mask-feather",
+        type=int,
+        metavar="PX",
         help="blend the edit into the video over so many pixels around the mask "
         f"(default {FEATHER_PX_AT_480P} at 480 rows)",
     )
     group.add_argument(
-        "--mask-extend", default="error", choices=("error", "hold", "loop"),
+        "--mask-extend",
+        default="error",
+        choices=("error", "hold", "loop"),
         help="a mask shorter than the video: an error (default), hold its last frame, or begin again",
     )
     group.add_argument(
-        "--fit", default="stretch", choices=FITS,
+        "--fit",
+        default="stretch",
+        choices=FITS,
         help="how a frame becomes the model's size: stretch a little (default), pad with its border pixels, or crop; "
         "pad and crop also round --frames up or down to 4k+1. The output always has the video's size",
     )
     group.add_argument(
-        "--apply-mask-to-input", action=argparse.BooleanOptionalAction, default=True,
+        "--apply-mask-to-input",
+        action=argparse.BooleanOptionalAction,
+        default=True,
         help="hide from the model what lies under the mask (default); --no-apply-mask-to-input lets it see the "
         "original, for edits that keep its structure",
     )
@@ -92,44 +115,58 @@ def _outpaint(text: str) -> tuple[int, int, int, int]:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and sampling")
     group.add_argument(
-        "--model", default="auto", metavar="MODEL",
+        "--model",
+        default="auto",
+        metavar="MODEL",
         help=f"auto (1.3B on CUDA, else the embedded model), {', '.join(MODELS)}, or a folder with weights",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
     group.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
         help="auto: bfloat16 on CUDA, float32 on a CPU",
     )
     group.add_argument(
-        "--vae-tiling", default="auto", choices=("auto", "on", "off"),
+        "--vae-tiling",
+        default="auto",
+        choices=("auto", "on", "off"),
         help="auto: the VAE works on the whole frame when that fits in GPU memory, else in tiles (slower)",
     )
     group.add_argument(
-        "--fast-rope", action="store_true",
+        "--fast-rope",
+        action="store_true",
         help="rotate queries and keys in float32 instead of upstream's float64: faster, not bit-exact; the record "
         "says what difference it made",
     )
     group.add_argument(
-        "--cfg-batch", action="store_true",
+        "--cfg-batch",
+        action="store_true",
         help="run both branches of guidance as one batch of 2 (modes with a plan before the run)",
     )
     group.add_argument(
-        "--compile", action="store_true",
+        "--compile",
+        action="store_true",
         help="compile the parts of a block between its attentions with torch.compile, once per run and row count: "
         "not bit-exact; the record says what difference it made",
     )
     group.add_argument(
-        "--cache-budget-gib", type=finite, metavar="GIB",
+        "--cache-budget-gib",
+        type=finite,
+        metavar="GIB",
         help="most that the cache may keep; hetcache gives up cached keys and values, then partial steps, to stay "
         "below it, and the record says so; other modes stop (default: no limit)",
     )
     group.add_argument(
-        "--vram-limit", type=finite, metavar="GIB",
+        "--vram-limit",
+        type=finite,
+        metavar="GIB",
         help="keep weights on the CPU and move them to the GPU while less than this is used (default: all on the GPU)",
     )
     group.add_argument("--fp8-storage", action="store_true", help="with --vram-limit: store resting weights as fp8")
     group.add_argument(
-        "--revision", metavar="REV",
+        "--revision",
+        metavar="REV",
         help="commit, tag or branch of the hub's repository to take the weights from (default: the hub's newest)",
     )
     group.add_argument("--huggingface", action="store_true", help="fetch weights from Hugging Face, not ModelScope")
@@ -140,9 +177,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--height", type=int, help="height the model works at, a multiple of 16 (default: by aspect)")
     group.add_argument("--width", type=int, help="width the model works at, a multiple of 16 (default: by aspect)")
     group.add_argument(
-        "--cfg-scale", type=finite,
+        "--cfg-scale",
+        type=finite,
         help="guidance scale, 1 runs the conditional branch alone (default: "
-        + ", ".join(f"{info.cfg_scale:g} for {name}" for name, info in MODELS.items()) + ")",
+        + ", ".join(f"{info.cfg_scale:g} for {name}" for name, info in MODELS.items())
+        + ")",
     )
     group.add_argument("--sigma-shift", type=finite, default=5.0, help="shift of the noise schedule (default 5)")
 
@@ -157,19 +196,24 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--save-raw", action="store_true", help="also write the model's output before compositing")
     group.add_argument(
-        "--compare", action="store_true",
+        "--compare",
+        action="store_true",
         help="also run the baseline at the same seed; report the measured speed-up, PSNR and SSIM",
     )
     group.add_argument(
-        "--report", action="store_true",
+        "--report",
+        action="store_true",
         help="also write a page beside the video (.html): before and after, every step, the tokens computed",
     )
     group.add_argument(
-        "--plan", action="store_true",
+        "--plan",
+        action="store_true",
         help="print the decision of every step and the expected speed-up without running the model",
     )
     group.add_argument(
-        "--target-speedup", type=finite, metavar="X",
+        "--target-speedup",
+        type=finite,
+        metavar="X",
         help="choose the mode's threshold so that the denoising loop does X times less work (static schedules)",
     )
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -99,8 +99,14 @@ def take_clip(source: Source, num_frames: int, size: tuple[int, int]) -> Clip:
     placement = Placement(source.options.fit, source.size, size)
     count = smallest_4k_plus_1(num_frames)
     return Clip(
-        source.video, source.info.fps, frames, mask, hold_last(placement.frames_to_model(frames), count),
-        hold_last(placement.mask_to_model(mask), count), placement, source.info.pixel_aspect,
+        source.video,
+        source.info.fps,
+        frames,
+        mask,
+        hold_last(placement.frames_to_model(frames), count),
+        hold_last(placement.mask_to_model(mask), count),
+        placement,
+        source.info.pixel_aspect,
     )
 
 

@@ -11,8 +11,11 @@ from hetcache.metrics import psnr, regions, ssim
 
 
 def compare(
-    stage_ms: dict[str, float], baseline_ms: dict[str, float], frames_THWC: NDArray[np.uint8],
-    baseline_THWC: NDArray[np.uint8], mask_THW: NDArray[np.bool_],
+    stage_ms: dict[str, float],
+    baseline_ms: dict[str, float],
+    frames_THWC: NDArray[np.uint8],
+    baseline_THWC: NDArray[np.uint8],
+    mask_THW: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Ratios of times, and the raw outputs compared at the model's size, before compositing.
 

@@ -164,9 +164,7 @@ class LevelAccumulator:
         return Decision(Compute.FULL, reason, signal, threshold)
 
 
-def plan_levels(
-    changes: Sequence[float], rule: LevelRule, skipped: frozenset[int] = frozenset()
-) -> list[Decision]:
+def plan_levels(changes: Sequence[float], rule: LevelRule, skipped: frozenset[int] = frozenset()) -> list[Decision]:
     """Decisions of a whole run from the estimated change of every step (`changes[0]` is ignored). At `skipped` steps
     the rule is not asked: their change counts for the next step."""
     accumulator = LevelAccumulator(rule, len(changes) - len(skipped))

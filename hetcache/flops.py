@@ -65,9 +65,7 @@ def outside_flops(shape: ModelShape, num_tokens: int) -> int:
 
 def text_flops(shape: ModelShape) -> int:
     """The text MLP: the same at every step, so the caching forward pays it once per branch and video."""
-    return linear_flops(shape.text_len, shape.text_dim, shape.dim) + linear_flops(
-        shape.text_len, shape.dim, shape.dim
-    )
+    return linear_flops(shape.text_len, shape.text_dim, shape.dim) + linear_flops(shape.text_len, shape.dim, shape.dim)
 
 
 def vace_embedding_flops(shape: ModelShape, num_tokens: int) -> int:
@@ -103,9 +101,7 @@ def partial_step_flops(
     return total
 
 
-def cache_bytes(
-    shape: ModelShape, num_tokens: int, cached_kv: bool, vace_rows: bool, bytes_per_value: int
-) -> int:
+def cache_bytes(shape: ModelShape, num_tokens: int, cached_kv: bool, vace_rows: bool, bytes_per_value: int) -> int:
     """What HetCache keeps per CFG branch: the stack residual, K and V of every cached layer, VACE hints."""
     num_tensors = 1
     if cached_kv:

@@ -133,9 +133,7 @@ def prepare(args: Namespace) -> Job:
     feather_px = args.mask_feather
     if feather_px is None:
         feather_px = max(1, round(FEATHER_PX_AT_480P * source.size[0] / 480))
-    return Job(
-        output, device, dtype, model, why, info, source, num_frames, windows, clip, settings, feather_px
-    )
+    return Job(output, device, dtype, model, why, info, source, num_frames, windows, clip, settings, feather_px)
 
 
 def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
@@ -144,19 +142,28 @@ def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
     total = classes.num_tokens
     parts = ", ".join(
         f"{len(rows)} {name} ({len(rows) / total:.0%})"
-        for name, rows in (("generative", classes.generative_G), ("margin", classes.margin_M),
-                           ("context", classes.context_C))
+        for name, rows in (
+            ("generative", classes.generative_G),
+            ("margin", classes.margin_M),
+            ("context", classes.context_C),
+        )
     )
     branches = "both branches" if settings.cfg_scale != 1 else "one branch"
     precision = str(job.dtype).removeprefix("torch.")
     return [
         ("model", f"{job.model} on {job.device} in {precision} ({job.why})"),
-        ("input", f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
-                  f"{clip.masked_fraction:.0%} masked"),
+        (
+            "input",
+            f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
+            f"{clip.masked_fraction:.0%} masked",
+        ),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
         *_window_rows(job),
-        ("sampling", f"{settings.num_steps} steps of {branches}, guidance {settings.cfg_scale:g}, "
-                     f"seed {settings.seed}, prompt {settings.prompt!r}"),
+        (
+            "sampling",
+            f"{settings.num_steps} steps of {branches}, guidance {settings.cfg_scale:g}, "
+            f"seed {settings.seed}, prompt {settings.prompt!r}",
+        ),
     ]
 
 
@@ -165,8 +172,13 @@ def _window_rows(job: Job) -> list[tuple[str, str]]:
         return []
     known = sorted({window.known for window in job.windows[1:]})
     overlap = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
-    return [("windows", f"{len(job.windows)} of {job.clip.num_frames} frames, all but the first begin with {overlap} "
-                        "finished ones; tokens above are the first window's")]
+    return [
+        (
+            "windows",
+            f"{len(job.windows)} of {job.clip.num_frames} frames, all but the first begin with {overlap} "
+            "finished ones; tokens above are the first window's",
+        )
+    ]
 
 
 def _output(args: Namespace) -> Path:

@@ -73,7 +73,7 @@ class LinearFit:
         mean_D = self._xx[dim, :dim] / self.num_rows
         centred = self._xx[:dim, :dim] - self.num_rows * torch.outer(mean_D, mean_D)
         _, directions = torch.linalg.eigh(weight_DD.T @ centred @ weight_DD)
-        up_RD = directions[:, -min(rank, dim):].T
+        up_RD = directions[:, -min(rank, dim) :].T
         down_DR = weight_DD @ up_RD.T
         # The bias absorbs what the dropped directions predict at the mean input.
         bias_D = bias_D + mean_D @ weight_DD - (mean_D @ down_DR) @ up_RD
@@ -111,7 +111,5 @@ def load_linear_maps(path: Path, model_id: str) -> LinearMaps:
         stack, layer, part = name.split(".")
         if part == "down":
             prefix = f"{stack}.{layer}"
-            layers[stack, int(layer)] = LinearMap(
-                tensors[name], tensors[f"{prefix}.up"], tensors[f"{prefix}.bias"]
-            )
+            layers[stack, int(layer)] = LinearMap(tensors[name], tensors[f"{prefix}.up"], tensors[f"{prefix}.bias"])
     return LinearMaps(model_id, layers)

@@ -47,8 +47,14 @@ class WindowReader:
         mask_THW = hold_last(np.stack([mask for _, mask in self._held[:count]]), window.count)
         size = self._placement.model
         return Clip(
-            self._source.video, self._source.info.fps, frames_THWC, mask_THW, frames_THWC, mask_THW,
-            Placement("stretch", size, size), self._source.info.pixel_aspect,
+            self._source.video,
+            self._source.info.fps,
+            frames_THWC,
+            mask_THW,
+            frames_THWC,
+            mask_THW,
+            Placement("stretch", size, size),
+            self._source.info.pixel_aspect,
         )
 
     def __enter__(self) -> WindowReader:
@@ -68,9 +74,7 @@ def ended(source: Source, found: int, expected: int) -> VideoError:
     )
 
 
-def finished_frames(
-    store: WindowStore, windows: Sequence[Window], start: int, stop: int
-) -> Iterator[Frames]:
+def finished_frames(store: WindowStore, windows: Sequence[Window], start: int, stop: int) -> Iterator[Frames]:
     """Finished frames [H, W, 3] at the model's size from `start` to `stop`, each from the last window that has it."""
     ends = [window.start for window in windows[1:]] + [stop]
     for index, (window, end) in enumerate(zip(windows, ends, strict=False)):
@@ -81,7 +85,11 @@ def finished_frames(
 
 
 def composited(
-    source: Source, placement: Placement, store: WindowStore, windows: Sequence[Window], num_frames: int,
+    source: Source,
+    placement: Placement,
+    store: WindowStore,
+    windows: Sequence[Window],
+    num_frames: int,
     feather_px: int,
 ) -> Iterator[Frames]:
     """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere. Raises VideoError

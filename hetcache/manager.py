@@ -26,8 +26,8 @@ class HetCacheConfig:
     """Settings of `--mode hetcache`; each field is the CLI flag of the same name."""
 
     cache_thresh: float = setting(
-        0.05, "delta: reuse a step iff the change accumulated since the last computed step is below it; "
-        "higher skips more"
+        0.05,
+        "delta: reuse a step iff the change accumulated since the last computed step is below it; higher skips more",
     )
     context_ratio: float = setting(0.05, "fraction of context tokens that a partial step computes")
     margin_ratio: float = setting(0.7, "fraction of margin tokens that a partial step computes")
@@ -40,30 +40,38 @@ class HetCacheConfig:
         True, "prefer context tokens that generative tokens attend to (last layer, softmax over all keys)"
     )
     decision_rule: str = setting(
-        "dual", "full against partial: 'dual' by the change since the last full step, 'paper' by the change "
-        "since the last computed one", choices=("dual", "paper")
+        "dual",
+        "full against partial: 'dual' by the change since the last full step, 'paper' by the change "
+        "since the last computed one",
+        choices=("dual", "paper"),
     )
     band: float = setting(1.5, "rule 'paper': a computed step is partial iff d < band * delta")
     refresh_band: float = setting(6.0, "rule 'dual': a computed step is partial iff D < refresh_band * delta")
     max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
     context_kv: str = setting(
-        "sampled", "keys and values of tokens that a partial step does not compute: 'cached' from the last full "
-        "step, or none ('sampled', needs no K/V memory)", choices=("cached", "sampled")
+        "sampled",
+        "keys and values of tokens that a partial step does not compute: 'cached' from the last full "
+        "step, or none ('sampled', needs no K/V memory)",
+        choices=("cached", "sampled"),
     )
     partial_vace: str = setting(
-        "rows", "VACE branch of a partial step: 'rows' runs it on the computed tokens, 'hints' adds the last "
-        "full step's hints", choices=("rows", "hints")
+        "rows",
+        "VACE branch of a partial step: 'rows' runs it on the computed tokens, 'hints' adds the last full step's hints",
+        choices=("rows", "hints"),
     )
     vace_on_reuse: bool = setting(
-        False, "run the VACE blocks on reused steps too and drop their result, as the paper's release does: same "
-        "output, a third of a step's work"
+        False,
+        "run the VACE blocks on reused steps too and drop their result, as the paper's release does: same "
+        "output, a third of a step's work",
     )
     whole_steps_only: bool = setting(
         False, "no partial steps: reused steps repeat the model's last output, so next to no memory is needed"
     )
     signal: str = setting(
-        "timestep", "what the change is estimated from: 'timestep' (calibrated, the plan is known before the run) or "
-        "'output' (EasyCache's rate, content-aware)", choices=("timestep", "output")
+        "timestep",
+        "what the change is estimated from: 'timestep' (calibrated, the plan is known before the run) or "
+        "'output' (EasyCache's rate, content-aware)",
+        choices=("timestep", "output"),
     )
 
     def __post_init__(self) -> None:
@@ -84,7 +92,10 @@ class HetCacheConfig:
 
     def selection(self) -> SelectionConfig:
         return SelectionConfig(
-            self.context_ratio, self.margin_ratio, self.use_kmeans, self.kmeans_clusters,
+            self.context_ratio,
+            self.margin_ratio,
+            self.use_kmeans,
+            self.kmeans_clusters,
             self.use_attention_interaction,
         )
 
@@ -228,8 +239,6 @@ class HetCacheManager(CacheManager):
             return None
         return self.store.get(ops.stack, ops.layer, "k"), self.store.get(ops.stack, ops.layer, "v")
 
-    def _observe(
-        self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor
-    ) -> None:
+    def _observe(self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor) -> None:
         if self.selector.wants_evidence(self._step_index):
             self.selector.observe(self._step_index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)

@@ -42,10 +42,19 @@ MODELS = {
     info.model_id: info
     for info in (
         ModelInfo("tiny", "tiny", None, 240 * 416, "push_pull", 2.0, "textured still", "", 33),
-        ModelInfo("wan2.1-vace-1.3b", "wan", "Wan-AI/Wan2.1-VACE-1.3B", 480 * 832, "grey", 5.0, WAN_PROMPT,
-                  WAN_NEGATIVE_PROMPT),
-        ModelInfo("wan2.1-vace-14b", "wan", "Wan-AI/Wan2.1-VACE-14B", 480 * 832, "grey", 5.0, WAN_PROMPT,
-                  WAN_NEGATIVE_PROMPT),
+        ModelInfo(
+            "wan2.1-vace-1.3b",
+            "wan",
+            "Wan-AI/Wan2.1-VACE-1.3B",
+            480 * 832,
+            "grey",
+            5.0,
+            WAN_PROMPT,
+            WAN_NEGATIVE_PROMPT,
+        ),
+        ModelInfo(
+            "wan2.1-vace-14b", "wan", "Wan-AI/Wan2.1-VACE-14B", 480 * 832, "grey", 5.0, WAN_PROMPT, WAN_NEGATIVE_PROMPT
+        ),
     )
 }
 
@@ -70,8 +79,17 @@ def model_info(model: str) -> ModelInfo:
     shape = values.get("config")
     name = "tiny" if isinstance(shape, dict) and "vae_width" in shape else _wan_name(values)
     known = MODELS[name]
-    return ModelInfo(known.model_id, known.family, None, known.default_area, known.fill, known.cfg_scale,
-                     known.prompt, known.negative_prompt, known.window)
+    return ModelInfo(
+        known.model_id,
+        known.family,
+        None,
+        known.default_area,
+        known.fill,
+        known.cfg_scale,
+        known.prompt,
+        known.negative_prompt,
+        known.window,
+    )
 
 
 def _read_config(path: Path) -> dict[str, object]:

@@ -85,9 +85,7 @@ def _build_teacache(config: TeaCacheConfig, context: RunContext) -> ManagerFacto
     return lambda branch: TeaCacheManager(config, rescale)
 
 
-def _plan_teacache(
-    schedule: Schedule, config: TeaCacheConfig, context: RunContext, branch: Branch
-) -> list[Decision]:
+def _plan_teacache(schedule: Schedule, config: TeaCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:
     return plan_teacache(schedule, config, context.calibration().rescale(config.teacache_signal))
 
 
@@ -99,9 +97,7 @@ def _plan_pab(schedule: Schedule, config: PabConfig, context: RunContext, branch
     return plan_pab(schedule, config)
 
 
-def _pab_flops(
-    decision: Decision, config: PabConfig, context: RunContext, shape: ModelShape, num_tokens: int
-) -> int:
+def _pab_flops(decision: Decision, config: PabConfig, context: RunContext, shape: ModelShape, num_tokens: int) -> int:
     return pab_step_flops(decision, config, shape, num_tokens)
 
 
@@ -126,9 +122,7 @@ def _build_magcache(config: MagCacheConfig, context: RunContext) -> ManagerFacto
     return lambda branch: MagCacheManager(config, calibration.magnitude_ratios(branch))
 
 
-def _plan_magcache(
-    schedule: Schedule, config: MagCacheConfig, context: RunContext, branch: Branch
-) -> list[Decision]:
+def _plan_magcache(schedule: Schedule, config: MagCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:
     return plan_magcache(schedule, config, context.calibration().magnitude_ratios(branch))
 
 
@@ -157,9 +151,7 @@ def _build_hetcache_tokens(config: HetCacheConfig, context: RunContext) -> Manag
     return lambda branch: HetCacheManager(config, selector, estimator, rule)
 
 
-def _plan_hetcache(
-    schedule: Schedule, config: HetCacheConfig, context: RunContext, branch: Branch
-) -> list[Decision]:
+def _plan_hetcache(schedule: Schedule, config: HetCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:
     return _plan_levels(schedule, config, context, True)
 
 
@@ -169,9 +161,7 @@ def _plan_hetcache_tokens(
     return _plan_levels(schedule, config, context, False)
 
 
-def _plan_levels(
-    schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses: bool
-) -> list[Decision]:
+def _plan_levels(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses: bool) -> list[Decision]:
     if config.signal == "output":
         raise NotPlannable("--signal output decides from the run itself, so there is no plan before it")
     rule = replace(config.rule(), reuses=reuses)
@@ -209,9 +199,14 @@ def with_teacache(base: Mode) -> Mode:
         return merge_plans(outer, base.plan(inner, config, context, branch))
 
     return Mode(
-        f"{base.name}_teacache", f"{base.title}, on the steps that TeaCache computes",
-        f"{base.paper} with arXiv 2411.19108", composed_config(base.config), build,
-        plan if base.plan is not None else None, base.partial_flops, Dial("cache_thresh", 64.0),
+        f"{base.name}_teacache",
+        f"{base.title}, on the steps that TeaCache computes",
+        f"{base.paper} with arXiv 2411.19108",
+        composed_config(base.config),
+        build,
+        plan if base.plan is not None else None,
+        base.partial_flops,
+        Dial("cache_thresh", 64.0),
         with_residual if base.cache_bytes is not None else None,
     )
 
@@ -223,21 +218,58 @@ def preset(name: str, base: Mode, **defaults: Any) -> Mode:
 
 
 BASELINE = Mode("baseline", "no acceleration", "", BaselineConfig, _build_baseline, _plan_baseline)
-TEACACHE = Mode("teacache", "reuse of steps by the timestep embedding's change", "arXiv 2411.19108", TeaCacheConfig,
-                _build_teacache, _plan_teacache, dial=Dial("cache_thresh", 64.0))
-PAB = Mode("pab", "pyramid attention broadcast", "arXiv 2408.12588", PabConfig, _build_pab, _plan_pab, _pab_flops,
-           Dial("pab_self_range", 64, 1, whole=True))
-ADACACHE = Mode("adacache", "reuse of steps by a block's residual change", "arXiv 2411.02397", AdaCacheConfig,
-                _build_adacache)
-FASTCACHE = Mode("fastcache", "statistical gates of blocks and tokens", "arXiv 2505.20353", FastCacheConfig,
-                 _build_fastcache)
-MAGCACHE = Mode("magcache", "reuse of steps by the residual's calibrated magnitude", "arXiv 2506.09045",
-                MagCacheConfig, _build_magcache, _plan_magcache, dial=Dial("magcache_thresh", 64.0))
-EASYCACHE = Mode("easycache", "reuse of steps by the output's measured rate of change", "arXiv 2507.02860",
-                 EasyCacheConfig, _build_easycache)
-HETCACHE = Mode("hetcache", "heterogeneous caching of steps and tokens", "arXiv 2603.24260", HetCacheConfig,
-                _build_hetcache, _plan_hetcache, _hetcache_flops, Dial("cache_thresh", 64.0),
-                HetCacheConfig.cache_bytes)
+TEACACHE = Mode(
+    "teacache",
+    "reuse of steps by the timestep embedding's change",
+    "arXiv 2411.19108",
+    TeaCacheConfig,
+    _build_teacache,
+    _plan_teacache,
+    dial=Dial("cache_thresh", 64.0),
+)
+PAB = Mode(
+    "pab",
+    "pyramid attention broadcast",
+    "arXiv 2408.12588",
+    PabConfig,
+    _build_pab,
+    _plan_pab,
+    _pab_flops,
+    Dial("pab_self_range", 64, 1, whole=True),
+)
+ADACACHE = Mode(
+    "adacache", "reuse of steps by a block's residual change", "arXiv 2411.02397", AdaCacheConfig, _build_adacache
+)
+FASTCACHE = Mode(
+    "fastcache", "statistical gates of blocks and tokens", "arXiv 2505.20353", FastCacheConfig, _build_fastcache
+)
+MAGCACHE = Mode(
+    "magcache",
+    "reuse of steps by the residual's calibrated magnitude",
+    "arXiv 2506.09045",
+    MagCacheConfig,
+    _build_magcache,
+    _plan_magcache,
+    dial=Dial("magcache_thresh", 64.0),
+)
+EASYCACHE = Mode(
+    "easycache",
+    "reuse of steps by the output's measured rate of change",
+    "arXiv 2507.02860",
+    EasyCacheConfig,
+    _build_easycache,
+)
+HETCACHE = Mode(
+    "hetcache",
+    "heterogeneous caching of steps and tokens",
+    "arXiv 2603.24260",
+    HetCacheConfig,
+    _build_hetcache,
+    _plan_hetcache,
+    _hetcache_flops,
+    Dial("cache_thresh", 64.0),
+    HetCacheConfig.cache_bytes,
+)
 HETCACHE_TOKENS = replace(HETCACHE, build=_build_hetcache_tokens, plan=_plan_hetcache_tokens)
 
 # Slower and faster in fact: a lower threshold reuses less. The paper's table names them the other way round.
@@ -251,7 +283,14 @@ PRESETS = (
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        BASELINE, TEACACHE, PAB, ADACACHE, FASTCACHE, MAGCACHE, EASYCACHE, HETCACHE,
+        BASELINE,
+        TEACACHE,
+        PAB,
+        ADACACHE,
+        FASTCACHE,
+        MAGCACHE,
+        EASYCACHE,
+        HETCACHE,
         *(with_teacache(base) for base in (PAB, ADACACHE, FASTCACHE, HETCACHE_TOKENS)),
         *PRESETS,
     )

@@ -47,7 +47,11 @@ class RunPlan:
 
 
 def plan_run(
-    mode: Mode, config: Any, context: RunContext, schedule: Schedule, shape: ModelShape,
+    mode: Mode,
+    config: Any,
+    context: RunContext,
+    schedule: Schedule,
+    shape: ModelShape,
     branches: Sequence[Branch] = GUIDED,
 ) -> RunPlan:
     """The plan of one video. `branches` is the conditional one alone when the guidance scale is 1.
@@ -67,7 +71,12 @@ def plan_run(
 
 
 def find_setting(
-    mode: Mode, config: Any, target: float, context: RunContext, schedule: Schedule, shape: ModelShape,
+    mode: Mode,
+    config: Any,
+    target: float,
+    context: RunContext,
+    schedule: Schedule,
+    shape: ModelShape,
     branches: Sequence[Branch] = GUIDED,
 ) -> tuple[Any, RunPlan]:
     """(config, plan) with the smallest setting of the mode's dial whose plan reaches the speed-up `target`.

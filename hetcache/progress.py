@@ -16,7 +16,11 @@ class StepBar:
 
     def __init__(self, num_steps: int, label: str) -> None:
         self._bar = tqdm(
-            total=num_steps, desc=label, unit="step", file=sys.stderr, dynamic_ncols=True,
+            total=num_steps,
+            desc=label,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}] {postfix}",
         )
         self._counts = dict.fromkeys(Compute, 0)

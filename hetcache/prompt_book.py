@@ -43,7 +43,8 @@ class PromptStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_output(self._path(prompt)) as temporary:
             save_file(
-                {"embedding": embedding_LD.cpu().contiguous()}, temporary,
+                {"embedding": embedding_LD.cpu().contiguous()},
+                temporary,
                 metadata={"encoder": self.encoder_id, "prompt": prompt},
             )
 

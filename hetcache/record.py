@@ -81,7 +81,8 @@ def session_facts(session: CacheSession, shape: ModelShape, classes: TokenClasse
 def determinism(device: str) -> dict[str, Any]:
     """What the same bytes again depend on: the same files, settings, seed, versions and hardware as in this record."""
     breaks = [
-        "another version of torch, diffsynth, hetcache or ffmpeg", "another device or dtype",
+        "another version of torch, diffsynth, hetcache or ffmpeg",
+        "another device or dtype",
         "files that have changed under the same name",
     ]
     if device.startswith("cuda"):
@@ -125,9 +126,7 @@ def _sum_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def timing_s(stage_ms: Mapping[str, float], load_s: float, composite_s: float, total_s: float) -> dict[str, float]:
     """Stage times in seconds under the record's keys."""
     known = {"load": load_s, "composite": composite_s, "total": total_s}
-    return {
-        stage: round(known[stage] if stage in known else stage_ms.get(stage, 0.0) / 1e3, 4) for stage in STAGES
-    }
+    return {stage: round(known[stage] if stage in known else stage_ms.get(stage, 0.0) / 1e3, 4) for stage in STAGES}
 
 
 def sum_timing_s(windows: Sequence[Mapping[str, float]], load_s: float, composite_s: float) -> dict[str, float]:
@@ -170,14 +169,23 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not record["accelerated"] and record["mode"] != "baseline" and flops["run"]:
         rows.append(("speed", "NOT ACCELERATED: no partial and no reused step at these settings"))
     elif record["accelerated"]:
-        rows.append(("FLOPs", f"{flops['ratio']:.2f}x fewer ({flops['run'] / 1e12:.2f} of "
-                              f"{flops['uncached'] / 1e12:.2f} TFLOPs; partial steps compute {tokens['active']} of "
-                              f"{tokens['total']} tokens)"))
+        rows.append(
+            (
+                "FLOPs",
+                f"{flops['ratio']:.2f}x fewer ({flops['run'] / 1e12:.2f} of "
+                f"{flops['uncached'] / 1e12:.2f} TFLOPs; partial steps compute {tokens['active']} of "
+                f"{tokens['total']} tokens)",
+            )
+        )
     rows.append(("memory", f"cache {record['cache_bytes'] / 2**20:.1f} MiB, peak {record['peak_memory_gib']:.2f} GiB"))
     compare = record.get("compare")
     if compare:
-        rows.append(("against baseline", f"denoising {compare['denoise_speedup']:.2f}x faster, "
-                                         f"whole run {compare['total_speedup']:.2f}x"))
+        rows.append(
+            (
+                "against baseline",
+                f"denoising {compare['denoise_speedup']:.2f}x faster, whole run {compare['total_speedup']:.2f}x",
+            )
+        )
         for metric, unit in (("psnr_db", " dB"), ("ssim", "")):
             shown = ", ".join(
                 f"{region.replace('_', ' ')} {_figure(value)}{unit}" for region, value in compare[metric].items()

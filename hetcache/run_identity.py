@@ -18,13 +18,21 @@ def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[s
     files = {"video": job.source.video, "mask": job.source.mask}
     machine = hardware(job.device)
     return {
-        "mode": args.mode, "settings": asdict(config), "target speed-up": args.target_speedup,
-        "edit": asdict(job.settings), "input options": asdict(job.source.options),
+        "mode": args.mode,
+        "settings": asdict(config),
+        "target speed-up": args.target_speedup,
+        "edit": asdict(job.settings),
+        "input options": asdict(job.source.options),
         **{name: _file_facts(path) for name, path in files.items()},
-        "windows": [asdict(window) for window in job.windows], "size": job.clip.size, "feather": job.feather_px,
-        "weights": [weights, args.revision], "memory": [args.vram_limit, args.fp8_storage],
-        "dtype": str(job.dtype), "machine": [machine.get(key) for key in ("device", "cpu", "gpu", "threads")],
-        "calibration": calibration_digest(job.info.model_id), "versions": package_versions(),
+        "windows": [asdict(window) for window in job.windows],
+        "size": job.clip.size,
+        "feather": job.feather_px,
+        "weights": [weights, args.revision],
+        "memory": [args.vram_limit, args.fp8_storage],
+        "dtype": str(job.dtype),
+        "machine": [machine.get(key) for key in ("device", "cpu", "gpu", "threads")],
+        "calibration": calibration_digest(job.info.model_id),
+        "versions": package_versions(),
     }
 
 

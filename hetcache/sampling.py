@@ -129,9 +129,7 @@ def sample_context(
     return order_N[picks_n].sort().values
 
 
-def attention_mass(
-    q_GD: torch.Tensor, k_ND: torch.Tensor, num_heads: int, max_queries: int = 64
-) -> torch.Tensor:
+def attention_mass(q_GD: torch.Tensor, k_ND: torch.Tensor, num_heads: int, max_queries: int = 64) -> torch.Tensor:
     """Attention that each of N keys receives from the given queries: float32 [N], sum 1.
 
     Softmax over *all* keys, averaged over heads and over at most `max_queries` evenly spaced queries; memory is

@@ -58,8 +58,9 @@ class TokenSelector:
         partial_sample = 0 < self.num_context < len(self.classes.context_C)
         return partial_sample and step_index > self._evidence_step
 
-    def observe(self, step_index: int, features_ND: torch.Tensor, q_ND: torch.Tensor, k_ND: torch.Tensor,
-                num_heads: int) -> None:
+    def observe(
+        self, step_index: int, features_ND: torch.Tensor, q_ND: torch.Tensor, k_ND: torch.Tensor, num_heads: int
+    ) -> None:
         """Refresh the sampling evidence at a full step from the last layer: `features_ND` are the hidden states
         that leave the stack, q and k those of its self-attention (one sample)."""
         config, classes = self.config, self.classes
@@ -88,9 +89,7 @@ class TokenSelector:
             )
         ]
         rows_A = torch.cat([classes.generative_G, margin, context]).sort().values
-        self._plan = TokenPlan(
-            rows_A, classes.num_tokens, len(classes.generative_G), self.num_margin, self.num_context
-        )
+        self._plan = TokenPlan(rows_A, classes.num_tokens, len(classes.generative_G), self.num_margin, self.num_context)
         self._plan_step = step_index
         self._run_index += 1
         return self._plan

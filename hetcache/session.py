@@ -28,7 +28,9 @@ class CacheSession:
     """
 
     def __init__(
-        self, make_manager: Callable[[Branch], CacheManager], observer: Observer | None = None,
+        self,
+        make_manager: Callable[[Branch], CacheManager],
+        observer: Observer | None = None,
         budget_gib: float | None = None,
     ) -> None:
         self._make_manager = make_manager
@@ -96,9 +98,7 @@ class CacheSession:
     def reused_blocks(self) -> int:
         """Blocks run on REUSE steps: zero, or the mode's record says why."""
         return sum(
-            record.dit_blocks + record.vace_blocks
-            for record in self.trace.records
-            if record.compute is Compute.REUSE
+            record.dit_blocks + record.vace_blocks for record in self.trace.records if record.compute is Compute.REUSE
         )
 
     def release(self) -> None:

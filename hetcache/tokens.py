@@ -76,9 +76,7 @@ def dilate(mask_FHW: torch.Tensor, width: int, frames: int) -> torch.Tensor:
     return F.max_pool3d(mask_FHW.float()[None, None], kernel, stride=1, padding=padding)[0, 0] > 0
 
 
-def classify(
-    mask_THW: torch.Tensor, margin_width: int | None = None, margin_frames: int = 1
-) -> TokenClasses:
+def classify(mask_THW: torch.Tensor, margin_width: int | None = None, margin_frames: int = 1) -> TokenClasses:
     """Token classes of a mask (bool or 0/1, [T, H, W], nonzero = edit) on the mask's device.
 
     Generative: the mask touches the token. Margin: within `margin_width` tokens (default: `default_margin_width`)
@@ -92,6 +90,4 @@ def classify(
     def indices(selected_FHW: torch.Tensor) -> torch.Tensor:
         return selected_FHW.flatten().nonzero().squeeze(1)
 
-    return TokenClasses(
-        grid, indices(generative_FHW), indices(near_FHW & ~generative_FHW), indices(~near_FHW)
-    )
+    return TokenClasses(grid, indices(generative_FHW), indices(near_FHW & ~generative_FHW), indices(~near_FHW))

@@ -31,7 +31,11 @@ DEMUXERS = (
 
 # Lines of ffmpeg's logs that only say that something went wrong.
 _SAYS_NOTHING = (
-    "Error opening", "Conversion failed", "Terminating thread", "Task finished with error", "Nothing was written into"
+    "Error opening",
+    "Conversion failed",
+    "Terminating thread",
+    "Task finished with error",
+    "Nothing was written into",
 )
 
 

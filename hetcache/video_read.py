@@ -115,9 +115,7 @@ def iter_frames(
             yield frame if size is None or frame.shape[:2] == size else _resize(frame, size)
 
 
-def read_frames(
-    path: StrPath, count: int | None = None, start: int = 0, what: str = "video"
-) -> NDArray[np.uint8]:
+def read_frames(path: StrPath, count: int | None = None, start: int = 0, what: str = "video") -> NDArray[np.uint8]:
     """Read `count` frames (all, if None) from frame `start`: [T, H, W, 3] uint8 RGB.
 
     VideoError when there are fewer than `count`, saying how many there are and the largest 4k+1 that fits,

@@ -193,9 +193,7 @@ def _encode(
             frame: NDArray[np.uint8] | None = first
             while frame is not None:
                 if frame.dtype != np.uint8 or frame.shape != (height, width, 3):
-                    raise ValueError(
-                        f"frame {num_frames}: {frame.shape} {frame.dtype} differs from the first"
-                    )
+                    raise ValueError(f"frame {num_frames}: {frame.shape} {frame.dtype} differs from the first")
                 process.stdin.write(np.ascontiguousarray(frame).data)
                 num_frames += 1
                 frame = next(frames, None)

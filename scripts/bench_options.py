@@ -50,7 +50,10 @@ OPTIONS = ("none", "cfg-batch", "compile", "fast-rope", "cfg-batch compile fast-
 
 
 def compare_options(
-    model: SimpleNamespace, kwargs: dict[str, Any], grid: Grid, args: argparse.Namespace,
+    model: SimpleNamespace,
+    kwargs: dict[str, Any],
+    grid: Grid,
+    args: argparse.Namespace,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, float]]:
     """By option: `full_ms` and `partial_ms` of both branches, their ratios to no option, the first step's ms."""
@@ -82,7 +85,8 @@ def _measure(benches: dict[str, StepBench], repeats: int) -> dict[str, dict[str,
     expected = velocities["none"].float()
     return {
         name: {
-            "full_ms": medians[name, Compute.FULL], "partial_ms": medians[name, Compute.PARTIAL],
+            "full_ms": medians[name, Compute.FULL],
+            "partial_ms": medians[name, Compute.PARTIAL],
             "full_ratio": medians[name, Compute.FULL] / medians["none", Compute.FULL],
             "partial_ratio": medians[name, Compute.PARTIAL] / medians["none", Compute.PARTIAL],
             "first_ms": times[name, Compute.FULL][0] + times[name, Compute.PARTIAL][0],
@@ -107,8 +111,9 @@ def compare_example(args: argparse.Namespace, clock: Callable[[], float]) -> dic
     with patch.object(session_module, "now_ms", lambda: clock() * 1e3):
         for repeat in range(args.repeats):
             for cfg_batch in sorted(times, reverse=repeat % 2 == 1):
-                settings = EditSettings(info.prompt, info.negative_prompt, args.steps, info.cfg_scale, 5.0, 0,
-                                        cfg_batch=cfg_batch)
+                settings = EditSettings(
+                    info.prompt, info.negative_prompt, args.steps, info.cfg_scale, 5.0, 0, cfg_batch=cfg_batch
+                )
                 result = run_edit(pipe, info, clip, mode.build(config, context), settings)
                 times[cfg_batch].append(result.session.stage_ms["denoise"])
     two_calls, one_batch = (statistics.median(values) for values in times.values())
@@ -116,8 +121,10 @@ def compare_example(args: argparse.Namespace, clock: Callable[[], float]) -> dic
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    lines = ["| options | full ms (ratio) | partial ms (ratio) | first full and partial ms | relative difference |",
-             "|---|---|---|---|---|"]
+    lines = [
+        "| options | full ms (ratio) | partial ms (ratio) | first full and partial ms | relative difference |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
         f"| {name} | {row['full_ms']:.1f} ({row['full_ratio']:.3f}) | {row['partial_ms']:.1f} "
         f"({row['partial_ratio']:.3f}) | {row['first_ms']:.0f} | {row['relative_difference']:.1e} |"
@@ -128,8 +135,17 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("dim", 1536), ("heads", 12), ("ffn", 8960), ("layers", 2), ("vace-layers", 1),
-                          ("tokens", 1560), ("text-len", 512), ("text-dim", 4096), ("repeats", 5)):
+    for name, default in (
+        ("dim", 1536),
+        ("heads", 12),
+        ("ffn", 8960),
+        ("layers", 2),
+        ("vace-layers", 1),
+        ("tokens", 1560),
+        ("text-len", 512),
+        ("text-dim", 4096),
+        ("repeats", 5),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--example", choices=[name for name, mode in MODES.items() if mode.plan is not None])
     parser.add_argument("--frames", type=int, default=17, help="with --example")
@@ -145,8 +161,10 @@ def main() -> None:
     results: dict[str, Any]
     if args.example:
         results = compare_example(args, clock)
-        print(f"{args.example}: two calls {results['two_calls_ms']:.0f} ms, one batch "
-              f"{results['one_batch_ms']:.0f} ms, ratio {results['ratio']:.3f}")
+        print(
+            f"{args.example}: two calls {results['two_calls_ms']:.0f} ms, one batch "
+            f"{results['one_batch_ms']:.0f} ms, ratio {results['ratio']:.3f}"
+        )
     else:
         model, grid = build_model(args), grid_of(args.tokens)
         results = compare_options(model, inputs_of(model, grid, args), grid, args, clock)

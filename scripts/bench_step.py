@@ -38,8 +38,14 @@ from hetcache.tokens import TokenClasses
 def build_model(args: argparse.Namespace) -> SimpleNamespace:
     """A pipeline-like object with a random DiT and VACE branch."""
     torch.manual_seed(0)
-    common = {"dim": args.dim, "num_heads": args.heads, "ffn_dim": args.ffn, "eps": 1e-6, "patch_size": (1, 2, 2),
-              "has_image_input": False}
+    common = {
+        "dim": args.dim,
+        "num_heads": args.heads,
+        "ffn_dim": args.ffn,
+        "eps": 1e-6,
+        "patch_size": (1, 2, 2),
+        "has_image_input": False,
+    }
     stride = max(1, args.layers // max(1, args.vace_layers))
     dtype = getattr(torch, args.dtype)
     dit = WanModel(in_dim=16, out_dim=16, text_dim=args.text_dim, freq_dim=256, num_layers=args.layers, **common)
@@ -62,8 +68,13 @@ def inputs_of(model: SimpleNamespace, grid: Grid, args: argparse.Namespace) -> d
         return torch.randn(*shape, generator=generator).to(args.device, model.torch_dtype)
 
     return {
-        "dit": model.dit, "vace": model.vace, "latents": random(1, 16, *size), "positive": True,
-        "context": random(1, args.text_len, args.text_dim), "vace_context": random(1, 96, *size), "vace_scale": 1.0,
+        "dit": model.dit,
+        "vace": model.vace,
+        "latents": random(1, 16, *size),
+        "positive": True,
+        "context": random(1, args.text_len, args.text_dim),
+        "vace_context": random(1, 96, *size),
+        "vace_scale": 1.0,
         "timestep": torch.tensor([500.0], device=args.device, dtype=model.torch_dtype),
     }
 
@@ -89,11 +100,24 @@ class StepBench:
     """HetCache's branches, the conditional one alone unless `guided`, whose next step can be made full, partial or
     reused at will. `options` go to `CachedForward`."""
 
-    def __init__(self, model: SimpleNamespace, kwargs: dict[str, Any], grid: Grid, active: int, vace: str,
-                 context_kv: str, guided: bool = False, clock: Callable[[], float] = time.perf_counter,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        model: SimpleNamespace,
+        kwargs: dict[str, Any],
+        grid: Grid,
+        active: int,
+        vace: str,
+        context_kv: str,
+        guided: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+        **options: Any,
+    ) -> None:
         config = HetCacheConfig(
-            context_ratio=0.0, margin_ratio=0.0, partial_vace=vace, context_kv=context_kv, use_kmeans=False,
+            context_ratio=0.0,
+            margin_ratio=0.0,
+            partial_vace=vace,
+            context_kv=context_kv,
+            use_kmeans=False,
             use_attention_interaction=False,
         )
         rows = torch.linspace(0, grid.num_tokens - 1, active).round().long().to(model.device)
@@ -144,21 +168,32 @@ def measure(model: SimpleNamespace, args: argparse.Namespace) -> list[dict[str, 
         medians = {compute: statistics.median(values[1:]) for compute, values in times.items()}
         records = bench.session.trace.of(Branch.COND)
         assert bench.forward.shape is not None
-        results.append({
-            "active_fraction": active / grid.num_tokens,
-            "time_ratio": medians[Compute.PARTIAL] / medians[Compute.FULL],
-            "flops_ratio": records[-2].flops / full_step_flops(bench.forward.shape, grid.num_tokens),
-            "reuse_ratio": medians[Compute.REUSE] / medians[Compute.FULL],
-            "rows_relative_error": ((rows - full_rows).norm() / full_rows.norm()).item(),
-            "full_ms": medians[Compute.FULL],
-        })
+        results.append(
+            {
+                "active_fraction": active / grid.num_tokens,
+                "time_ratio": medians[Compute.PARTIAL] / medians[Compute.FULL],
+                "flops_ratio": records[-2].flops / full_step_flops(bench.forward.shape, grid.num_tokens),
+                "reuse_ratio": medians[Compute.REUSE] / medians[Compute.FULL],
+                "rows_relative_error": ((rows - full_rows).norm() / full_rows.norm()).item(),
+                "full_ms": medians[Compute.FULL],
+            }
+        )
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("dim", 1536), ("heads", 12), ("ffn", 8960), ("layers", 2), ("vace-layers", 1),
-                          ("tokens", 3120), ("text-len", 512), ("text-dim", 4096), ("repeats", 5)):
+    for name, default in (
+        ("dim", 1536),
+        ("heads", 12),
+        ("ffn", 8960),
+        ("layers", 2),
+        ("vace-layers", 1),
+        ("tokens", 3120),
+        ("text-len", 512),
+        ("text-dim", 4096),
+        ("repeats", 5),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--active", type=float, nargs="+", default=[0.15, 0.3, 0.5])
     parser.add_argument("--partial-vace", choices=("rows", "hints"), default="rows")
@@ -169,8 +204,10 @@ def main() -> None:
     results = measure(build_model(args), args)
     print("  |A|/N   time(partial)/time(full)   FLOPs ratio   time(reuse)/time(full)   rows' relative error")
     for row in results:
-        print(f"  {row['active_fraction']:.3f}   {row['time_ratio']:24.3f}   {row['flops_ratio']:11.3f}   "
-              f"{row['reuse_ratio']:22.4f}   {row['rows_relative_error']:20.1e}")
+        print(
+            f"  {row['active_fraction']:.3f}   {row['time_ratio']:24.3f}   {row['flops_ratio']:11.3f}   "
+            f"{row['reuse_ratio']:22.4f}   {row['rows_relative_error']:20.1e}"
+        )
     write_results(args, results)
 
 

@@ -37,9 +37,7 @@ def encoders(args: argparse.Namespace) -> dict[str, Encode]:
     return {"Wan2.1 VAE": lambda videos: wan.model.encode(videos, wan.scale), "embedded model's": tiny.encode}
 
 
-def measure(
-    encode: Encode, videos_2CTHW: torch.Tensor, repeats: int, now: Callable[[], float]
-) -> dict[str, Any]:
+def measure(encode: Encode, videos_2CTHW: torch.Tensor, repeats: int, now: Callable[[], float]) -> dict[str, Any]:
     def in_turn() -> torch.Tensor:
         return torch.cat([encode(videos_2CTHW[:1]), encode(videos_2CTHW[1:])])
 
@@ -54,8 +52,10 @@ def measure(
     medians = {name: statistics.median(values[1:]) for name, values in times.items()}
     difference = (latents["one_batch"] - latents["in_turn"]).abs().max() / latents["in_turn"].abs().max()
     return {
-        "in_turn_ms": medians["in_turn"], "one_batch_ms": medians["one_batch"],
-        "ratio": medians["one_batch"] / medians["in_turn"], "relative_difference": float(difference),
+        "in_turn_ms": medians["in_turn"],
+        "one_batch_ms": medians["one_batch"],
+        "ratio": medians["one_batch"] / medians["in_turn"],
+        "relative_difference": float(difference),
     }
 
 
@@ -75,8 +75,10 @@ def main() -> None:
         results = {name: measure(encode, videos, args.repeats, now) for name, encode in encoders(args).items()}
     print("  autoencoder         in turn ms   one batch ms   ratio   relative difference")
     for name, row in results.items():
-        print(f"  {name:18s} {row['in_turn_ms']:11.1f} {row['one_batch_ms']:14.1f} {row['ratio']:7.3f} "
-              f"{row['relative_difference']:21.1e}")
+        print(
+            f"  {name:18s} {row['in_turn_ms']:11.1f} {row['one_batch_ms']:14.1f} {row['ratio']:7.3f} "
+            f"{row['relative_difference']:21.1e}"
+        )
     write_results(args, results, date=time.strftime("%Y-%m-%d"))
 
 

@@ -62,8 +62,12 @@ def run(args: Namespace, command: str) -> int:
     print(f"\n{text}\n")
     print("\n".join(f"  {path}" for path in paths))
     print(f"  {time.perf_counter() - start:.0f} s in this process")
-    failed = any(store.failure(plan.settled(method, case, seed, store))
-                 for method in plan.methods for case in plan.cases for seed in plan.seeds)
+    failed = any(
+        store.failure(plan.settled(method, case, seed, store))
+        for method in plan.methods
+        for case in plan.cases
+        for seed in plan.seeds
+    )
     return 1 if failed else 0
 
 
@@ -95,10 +99,17 @@ def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any,
         args.modes = ["hetcache", "steps:hetcache"]
     settings = BenchSettings(edit, args.frames, (args.height, args.width), decisions)
     setup = {
-        "model": facts_of_weights(model), "random": args.random_weights, "decisions": decisions, "device": device,
-        "dtype": str(dtype), "frames": args.frames, "size": [args.height, args.width], "code": facts_of_code(),
+        "model": facts_of_weights(model),
+        "random": args.random_weights,
+        "decisions": decisions,
+        "device": device,
+        "dtype": str(dtype),
+        "frames": args.frames,
+        "size": [args.height, args.width],
+        "code": facts_of_code(),
         **{key: value for key, value in asdict(edit).items() if key != "seed"},
-        "hardware": hardware(device), "versions": package_versions(),
+        "hardware": hardware(device),
+        "versions": package_versions(),
         "model_name": model if info.repository or model == "tiny" else shown_path(Path(model)),
         "flags": passed_on(args),
     }
@@ -141,8 +152,9 @@ def replayed_decisions(args: Namespace, model: str) -> str | None:
     return letters
 
 
-def make_executor(args: Namespace, plan: Plan, settings: Any, info: Any, model: str, device: str, dtype: Any,
-                  store: Store) -> Any:
+def make_executor(
+    args: Namespace, plan: Plan, settings: Any, info: Any, model: str, device: str, dtype: Any, store: Store
+) -> Any:
     from diffsynth_patches.bench import Bench, LazyPipeline
     from hetcache.benchmark import quality
     from hetcache.metrics.errors import MetricError
@@ -186,12 +198,16 @@ def step_bar(num_steps: int, label: str) -> AbstractContextManager[Any]:
 
 def announce(plan: Plan, info: Any, device: str, args: Namespace) -> None:
     runs = len(plan.methods) * len(plan.cases) * len(plan.seeds) * plan.num_repeats
-    print(f"{info.model_id} on {device}: {len(plan.methods)} methods, {len(plan.cases)} videos, seeds "
-          f"{' '.join(map(str, plan.seeds))}, {plan.num_repeats} repeats = {runs} runs of {args.frames} frames, "
-          f"{plan.num_steps} steps")
+    print(
+        f"{info.model_id} on {device}: {len(plan.methods)} methods, {len(plan.cases)} videos, seeds "
+        f"{' '.join(map(str, plan.seeds))}, {plan.num_repeats} repeats = {runs} runs of {args.frames} frames, "
+        f"{plan.num_steps} steps"
+    )
     if args.random_weights:
-        print("RANDOM WEIGHTS: time and memory at the true dimensions with replayed decisions; no quality can be "
-              "read from this, and the text encoder is left out")
+        print(
+            "RANDOM WEIGHTS: time and memory at the true dimensions with replayed decisions; no quality can be "
+            "read from this, and the text encoder is left out"
+        )
 
 
 class Printer:

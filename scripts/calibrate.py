@@ -85,8 +85,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first clip; each next one adds 1")
     parser.add_argument("--rank", type=int, default=32, help="rank of FastCache's linear maps, 0 for none (default 32)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", default="float32" if not torch.cuda.is_available() else "bfloat16",
-                        choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype",
+        default="float32" if not torch.cuda.is_available() else "bfloat16",
+        choices=("float32", "bfloat16", "float16"),
+    )
     parser.add_argument("--output", type=Path, help="JSON to write (default: where the model's calibration is read)")
     return parser.parse_args(argv)
 
@@ -108,7 +111,11 @@ def measure(pipe: Any, info: ModelInfo, clips: list[Clip], args: argparse.Namesp
 
     for index, clip in enumerate(clips):
         settings = EditSettings(
-            info.prompt, info.negative_prompt, args.steps, args.cfg_scale or info.cfg_scale, args.sigma_shift,
+            info.prompt,
+            info.negative_prompt,
+            args.steps,
+            args.cfg_scale or info.cfg_scale,
+            args.sigma_shift,
             args.seed + index,
         )
         result = run_edit(pipe, info, clip, make_manager, settings)
@@ -127,8 +134,12 @@ def write(output: Path, model_id: str, measured: Measured, args: argparse.Namesp
         "model": model_id,
         "source": "scripts/calibrate.py",
         "measured_on": {
-            "steps": args.steps, "sigma_shift": args.sigma_shift, "frames": args.frames,
-            "clips": [video.name for video in args.video], "first_seed": args.seed, "dtype": args.dtype,
+            "steps": args.steps,
+            "sigma_shift": args.sigma_shift,
+            "frames": args.frames,
+            "clips": [video.name for video in args.video],
+            "first_seed": args.seed,
+            "dtype": args.dtype,
         },
         "teacache": {name: polynomial(schedule.rel_l1[name], changes) for name in ("e0", "e")},
         "drift": {"timesteps": rounded(curve.timesteps), "cumulative": rounded(curve.cumulative)},

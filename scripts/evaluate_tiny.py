@@ -30,8 +30,16 @@ from diffsynth_patches.tiny import load_tiny_pipeline  # noqa: E402
 from hetcache.metrics.perceptual import load_lpips  # noqa: E402
 from hetcache.prefill import push_pull_fill  # noqa: E402
 
-COLUMNS = ("ae_psnr_db", "ours_psnr_db", "telea_psnr_db", "fill_psnr_db", "ours_lpips", "telea_lpips", "fill_lpips",
-           "guidance_change_db")
+COLUMNS = (
+    "ae_psnr_db",
+    "ours_psnr_db",
+    "telea_psnr_db",
+    "fill_psnr_db",
+    "ours_lpips",
+    "telea_lpips",
+    "fill_lpips",
+    "guidance_change_db",
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,19 @@ def edit(pipe, clip: Clip, fill: np.ndarray, prompt: str, cfg_scale: float, opti
     """The model's answer composited into the source."""
     mask = (clip.mask_THW[..., None] * np.ones(3)).astype(np.uint8) * 255
     t, height, width = clip.mask_THW.shape
-    video = pipe(prompt=prompt, vace_video=[Image.fromarray(f) for f in fill],
-                 vace_video_mask=[Image.fromarray(m) for m in mask], num_frames=t, height=height, width=width,
-                 tiled=False, seed=options.seed, num_inference_steps=options.steps, cfg_scale=cfg_scale,
-                 progress_bar_cmd=lambda x: x)
+    video = pipe(
+        prompt=prompt,
+        vace_video=[Image.fromarray(f) for f in fill],
+        vace_video_mask=[Image.fromarray(m) for m in mask],
+        num_frames=t,
+        height=height,
+        width=width,
+        tiled=False,
+        seed=options.seed,
+        num_inference_steps=options.steps,
+        cfg_scale=cfg_scale,
+        progress_bar_cmd=lambda x: x,
+    )
     output = np.stack([np.asarray(f) for f in video])
     return np.where(clip.mask_THW[..., None], output, clip.frames_THWC)
 
@@ -126,8 +143,9 @@ def fast_model_fn(**inputs) -> torch.Tensor:
     """The same network in bfloat16 autocast through the training forward pass."""
     latents = inputs["latents"]
     with torch.autocast(latents.device.type, torch.bfloat16):
-        velocity = forward(inputs["dit"], inputs["vace"], latents, inputs["timestep"], inputs["context"],
-                           inputs["vace_context"])
+        velocity = forward(
+            inputs["dit"], inputs["vace"], latents, inputs["timestep"], inputs["context"], inputs["vace_context"]
+        )
     return velocity.to(latents.dtype)
 
 
@@ -155,8 +173,9 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt", default="auto", help="'auto': words for what the source shows in the mask")
-    parser.add_argument("--guidance-clips", nargs="*", default=["real", "camel"],
-                        help="clips also sampled without prompt and guidance")
+    parser.add_argument(
+        "--guidance-clips", nargs="*", default=["real", "camel"], help="clips also sampled without prompt and guidance"
+    )
     parser.add_argument("--fast", action="store_true", help="bfloat16 network (the autoencoder stays float32)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

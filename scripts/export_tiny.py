@@ -24,12 +24,21 @@ def export(out: Path, folder: Path, config: TinyConfig, data_note: str, raw: boo
     model = TinyDenoiser(config)
     model.load_state_dict(saved["model" if raw else "ema"])
     pipe.dit, pipe.vace, pipe.text_encoder = model.dit, model.vace, model.text_encoder
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True,
-                            capture_output=True, check=False).stdout.strip()
-    size = save_tiny_weights(pipe, config, folder, {
-        "commit": commit or "unknown", "data": data_note, "dit_steps": str(saved["step"]),
-        "dit_minutes": f"{saved['used_s'] / 60:.0f}", "averaged": str(not raw),
-    })
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True, capture_output=True, check=False
+    ).stdout.strip()
+    size = save_tiny_weights(
+        pipe,
+        config,
+        folder,
+        {
+            "commit": commit or "unknown",
+            "data": data_note,
+            "dit_steps": str(saved["step"]),
+            "dit_minutes": f"{saved['used_s'] / 60:.0f}",
+            "averaged": str(not raw),
+        },
+    )
     return f"{size / 1e6:.1f} MB at step {saved['step']} to {folder}"
 
 

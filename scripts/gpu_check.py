@@ -72,24 +72,34 @@ def step_costs(model: SimpleNamespace, kwargs: dict[str, Any], grid: Grid, args:
     full_ms = best[Compute.FULL]
     peak_gib = torch.cuda.max_memory_allocated() / 2**30 if args.device.startswith("cuda") else None
     return {
-        "tokens": grid.num_tokens, "active": active, "full_ms": full_ms,
-        "partial_ms": best[Compute.PARTIAL], "reuse_ms": best[Compute.REUSE],
-        "partial_over_full": best[Compute.PARTIAL] / full_ms, "reuse_over_full": best[Compute.REUSE] / full_ms,
-        "full_tflop": flops / 1e12, "full_tflops": flops / full_ms / 1e9,
-        "cache_gib_per_branch": bench.session.cache_bytes / 2**30, "peak_gib": peak_gib,
+        "tokens": grid.num_tokens,
+        "active": active,
+        "full_ms": full_ms,
+        "partial_ms": best[Compute.PARTIAL],
+        "reuse_ms": best[Compute.REUSE],
+        "partial_over_full": best[Compute.PARTIAL] / full_ms,
+        "reuse_over_full": best[Compute.REUSE] / full_ms,
+        "full_tflop": flops / 1e12,
+        "full_tflops": flops / full_ms / 1e9,
+        "cache_gib_per_branch": bench.session.cache_bytes / 2**30,
+        "peak_gib": peak_gib,
     }
 
 
 def markdown(report: dict[str, Any]) -> str:
     facts = report["hardware"]
     lines = [
-        f"# GPU check, {report['date']}", "",
+        f"# GPU check, {report['date']}",
+        "",
         f"{facts.get('gpu', facts['cpu'])}, {report['settings']['dtype']}, torch {report['versions']['torch']}, "
-        f"diffsynth {report['versions']['diffsynth']}. Random weights: time and memory only, no quality.", "",
+        f"diffsynth {report['versions']['diffsynth']}. Random weights: time and memory only, no quality.",
+        "",
         f"Matmul ceiling {report['ceiling_tflops']:.1f} TFLOP/s. Baseline step equal to DiffSynth's bit for bit: "
-        f"{report['parity']['bit_equal']}.", "",
+        f"{report['parity']['bit_equal']}.",
+        "",
         "| frames | tokens | full ms | partial ms (ratio, at A/N) | reuse ms (ratio) | TFLOP/s (of ceiling) | "
-        "cache GiB a branch | peak GiB |", "|---|---|---|---|---|---|---|---|",
+        "cache GiB a branch | peak GiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for frames, row in report["steps"].items():
         peak = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
@@ -106,9 +116,19 @@ def markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("dim", 1536), ("heads", 12), ("ffn", 8960), ("layers", 30), ("vace-layers", 15),
-                          ("text-len", 512), ("text-dim", 4096), ("height", 480), ("width", 832), ("repeats", 3),
-                          ("matmul", 8192)):
+    for name, default in (
+        ("dim", 1536),
+        ("heads", 12),
+        ("ffn", 8960),
+        ("layers", 30),
+        ("vace-layers", 15),
+        ("text-len", 512),
+        ("text-dim", 4096),
+        ("height", 480),
+        ("width", 832),
+        ("repeats", 3),
+        ("matmul", 8192),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--frames", type=int, nargs="+", default=[33, 81])
     parser.add_argument("--active", type=float, default=0.3, help="|A|/N of the partial step")
@@ -129,14 +149,21 @@ def main() -> None:
         kwargs = inputs_of(model, grid, args)
         equal = equal or parity(model, kwargs)
         steps[frames] = step_costs(model, kwargs, grid, args)
-        print(f"{frames} frames: full {steps[frames]['full_ms']:.1f} ms, partial {steps[frames]['partial_ms']:.1f} ms, "
-              f"reuse {steps[frames]['reuse_ms']:.2f} ms")
+        print(
+            f"{frames} frames: full {steps[frames]['full_ms']:.1f} ms, partial {steps[frames]['partial_ms']:.1f} ms, "
+            f"reuse {steps[frames]['reuse_ms']:.2f} ms"
+        )
         options = options or {frames: compare_options(model, kwargs, grid, args)}
     report = {
-        "schema": 1, "date": datetime.date.today().isoformat(), "command": "python " + " ".join(sys.argv),
-        "hardware": hardware(args.device), "versions": package_versions(),
+        "schema": 1,
+        "date": datetime.date.today().isoformat(),
+        "command": "python " + " ".join(sys.argv),
+        "hardware": hardware(args.device),
+        "versions": package_versions(),
         "settings": {key: str(value) for key, value in vars(args).items()},
-        "ceiling_tflops": matmul_ceiling_tflops(args.device, dtype, args.matmul), "parity": equal, "steps": steps,
+        "ceiling_tflops": matmul_ceiling_tflops(args.device, dtype, args.matmul),
+        "parity": equal,
+        "steps": steps,
         "options": options,
     }
     args.output.write_text(json.dumps(report, indent=2) + "\n")

@@ -45,18 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     video_path, mask_path = args.out / "real.mp4", args.out / "masks.mp4"
     fps = probe(args.source).fps
-    background = cropped(
-        np.median(np.stack(list(islice(iter_frames(args.source), 0, None, 6))), axis=0)[None]
-    )[0]
+    background = cropped(np.median(np.stack(list(islice(iter_frames(args.source), 0, None, 6))), axis=0)[None])[0]
     frames = cropped(read_frames(args.source, NUM_FRAMES, start=FIRST_FRAME))
     mask = grown(follow([moving(frame, background) for frame in frames], SEED_YX))
     write_video(video_path, frames, fps, crf=18)
     write_video(mask_path, np.repeat((mask * np.uint8(255))[..., None], 3, axis=3), fps, crf=8)
     if not np.array_equal(read_mask(mask_path, NUM_FRAMES, (HEIGHT, WIDTH)), mask):
         raise SystemExit("the written mask differs from the one that was made; lower its crf")
-    print(
-        f"{video_path}: {len(frames)} frames {WIDTH}x{HEIGHT}, {fps:g} a second; mask {mask.mean():.2%} of it"
-    )
+    print(f"{video_path}: {len(frames)} frames {WIDTH}x{HEIGHT}, {fps:g} a second; mask {mask.mean():.2%} of it")
     return 0
 
 
@@ -68,12 +64,8 @@ def cropped(frames_THWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def moving(frame: NDArray[np.uint8], background: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Pixels that differ from the empty scene, specks removed and limbs joined."""
-    difference = cv2.absdiff(cv2.GaussianBlur(frame, (5, 5), 0), cv2.GaussianBlur(background, (5, 5), 0)).max(
-        axis=2
-    )
-    changed = cv2.morphologyEx(
-        (difference > DIFFERENCE).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
-    )
+    difference = cv2.absdiff(cv2.GaussianBlur(frame, (5, 5), 0), cv2.GaussianBlur(background, (5, 5), 0)).max(axis=2)
+    changed = cv2.morphologyEx((difference > DIFFERENCE).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return cv2.morphologyEx(changed, cv2.MORPH_CLOSE, np.ones((9, 5), np.uint8)) > 0
 
 

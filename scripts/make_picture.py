@@ -1,6 +1,6 @@
 """README's picture from a finished run: source with its mask, the edit, and the tokens that partial steps compute.
 
-    python inference.py --mode hetcache && python scripts/make_picture.py --record outputs/real_hetcache.json
+python inference.py --mode hetcache && python scripts/make_picture.py --record outputs/real_hetcache.json
 """
 
 from __future__ import annotations
@@ -68,8 +68,11 @@ def main() -> None:
     tint(masked, clip.source_mask_THW[args.frame], MASK, 0.6)
     edited = read_frames(record["outputs"]["video"], 1, args.frame)[0]
     tokens, active, total = token_panel(clip, config, args.frame)
-    captions = ("source and mask", f"edited, {record['mode']}, {record['model']} model",
-                f"tokens of a partial step: {active} of {total}")
+    captions = (
+        "source and mask",
+        f"edited, {record['mode']}, {record['model']} model",
+        f"tokens of a partial step: {active} of {total}",
+    )
     height = round(args.panel_width * masked.shape[0] / masked.shape[1])
     canvas = Image.new("RGB", (3 * args.panel_width + 2 * GAP_PX, height + CAPTION_PX), "white")
     draw = ImageDraw.Draw(canvas)

@@ -14,8 +14,12 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cpu_time_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, on a busy machine; "
-                        "set OMP_NUM_THREADS=1, or waiting threads count as computing")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="CPU time instead of wall time, on a busy machine; "
+        "set OMP_NUM_THREADS=1, or waiting threads count as computing",
+    )
 
 
 def cpu_ms() -> float:

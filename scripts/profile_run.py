@@ -51,8 +51,11 @@ from hetcache.video import probe
 DATA = Path(__file__).resolve().parent.parent / "data"
 TRUE = "wan2.1-vace-1.3b"
 DIT, VACE, OUTSIDE, PLAN, ROWS, REST = (
-    "DiT blocks", "VACE blocks and their projections", "embeddings and head",
-    "decision, planning, k-means, attention mass, classification", "gather, hints, residual, scatter",
+    "DiT blocks",
+    "VACE blocks and their projections",
+    "embeddings and head",
+    "decision, planning, k-means, attention mass, classification",
+    "gather, hints, residual, scatter",
     "guidance, scheduler, bookkeeping",
 )
 
@@ -96,8 +99,10 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     counts for its own."""
     parts: list[tuple[Any, str, str]] = [
         *((CachedForward, name, OUTSIDE) for name in ("_embed", "_embed_vace", "_rope", "_head")),
-        (CachedForward, "_run_stack", ROWS), (CachedForward, "_run_vace", VACE),
-        (TokenSelector, "plan", PLAN), (TokenSelector, "observe", PLAN),
+        (CachedForward, "_run_stack", ROWS),
+        (CachedForward, "_run_vace", VACE),
+        (TokenSelector, "plan", PLAN),
+        (TokenSelector, "observe", PLAN),
         (sys.modules["diffsynth_patches.apply"], "static_schedule", PLAN),
     ]
     with ExitStack() as stack:
@@ -108,8 +113,15 @@ def timed_parts(clock: Clock) -> Iterator[None]:
 
 def time_manager(manager: Any, clock: Clock) -> Any:
     """The same manager with its methods timed."""
-    parts = {"begin": PLAN, "decide": PLAN, "hints": ROWS, "keep_hints": ROWS, "merge": ROWS, "reuse": ROWS,
-             "commit": ROWS}
+    parts = {
+        "begin": PLAN,
+        "decide": PLAN,
+        "hints": ROWS,
+        "keep_hints": ROWS,
+        "merge": ROWS,
+        "reuse": ROWS,
+        "commit": ROWS,
+    }
     for name, part in parts.items():
         setattr(manager, name, clock.wrap(getattr(manager, name), part))
     manager.run_block = clock.wrap(manager.run_block, lambda ops, *_: DIT if ops.stack == "dit" else VACE)
@@ -122,8 +134,9 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     source = probe(args.video)
     height, width = info.default_size(source.height, source.width)
     clip = read_clip(args.video, args.mask, args.frames, (args.height or height, args.width or width))
-    settings = EditSettings(info.prompt, info.negative_prompt, args.steps, info.cfg_scale, 5.0, 0,
-                            cfg_batch=args.cfg_batch)
+    settings = EditSettings(
+        info.prompt, info.negative_prompt, args.steps, info.cfg_scale, 5.0, 0, cfg_batch=args.cfg_batch
+    )
     mode = MODES[args.mode]
     config = mode.config(**mode.defaults)
     pipe = build_pipe(args, settings.prompts)
@@ -142,11 +155,15 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     clock.ms[REST] = loop_ms - sum(clock.ms.values())
     trace = result.session.trace
     return {
-        "parts_ms": clock.ms, "loop_ms": loop_ms, "classify_ms": classify_ms,
+        "parts_ms": clock.ms,
+        "loop_ms": loop_ms,
+        "classify_ms": classify_ms,
         "calls": {compute.name.lower(): sum(r.compute is compute for r in trace.records) for compute in Compute},
-        "decisions": trace.decisions(Branch.COND), "tokens": classes.num_tokens,
+        "decisions": trace.decisions(Branch.COND),
+        "tokens": classes.num_tokens,
         "active": max([r.num_active for r in trace.records if r.compute is Compute.PARTIAL], default=0),
-        "size": list(clip.size), "frames": clip.num_frames,
+        "size": list(clip.size),
+        "frames": clip.num_frames,
     }
 
 
@@ -180,11 +197,13 @@ def markdown(report: dict[str, Any]) -> str:
     calls = ", ".join(f"{count} {name}" for name, count in run["calls"].items())
     unit = "CPU ms" if report["settings"]["cpu_time"] == "True" else "ms"
     lines = [
-        f"# Profile of the denoising loop, {report['date']}", "",
+        f"# Profile of the denoising loop, {report['date']}",
+        "",
         f"{report['model']}, mode {report['settings']['mode']}, {run['frames']} frames of "
         f"{run['size'][0]}x{run['size'][1]}, {run['tokens']} tokens, {run['active']} of them in a partial step, calls: "
         f"{calls} (`{run['decisions']}` in both branches). {facts.get('gpu', facts['cpu'])}, {facts['cores']} cores, "
-        f"{facts['threads']} threads, torch {report['versions']['torch']}.", "",
+        f"{facts['threads']} threads, torch {report['versions']['torch']}.",
+        "",
         f"| part | {unit} | " + " | ".join(f"share {name}" for name in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
@@ -192,9 +211,13 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(f"| {part} | {ms:.1f} | " + " | ".join(f"{c[part]:.2%}" for c in columns.values()) + " |")
     inside = " | ".join(f"**{c[DIT] + c[VACE]:.2%}**" for c in columns.values())
     lines += [
-        f"| **inside blocks** | {run['parts_ms'][DIT] + run['parts_ms'][VACE]:.1f} | {inside} |", "",
+        f"| **inside blocks** | {run['parts_ms'][DIT] + run['parts_ms'][VACE]:.1f} | {inside} |",
+        "",
         f"Classification of the tokens before the loop: {run['classify_ms']:.1f} ms, "
-        f"{run['classify_ms'] / run['loop_ms']:.2%} of the loop.", "", f"Command: `{report['command']}`", "",
+        f"{run['classify_ms'] / run['loop_ms']:.2%} of the loop.",
+        "",
+        f"Command: `{report['command']}`",
+        "",
     ]
     return "\n".join(lines)
 
@@ -222,13 +245,16 @@ def main() -> None:
     threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
     true = f"{TRUE} with {args.layers[0]} of its layers and {args.layers[1]} of VACE's, random weights"
     report = {
-        "schema": 1, "date": datetime.date.today().isoformat(),
+        "schema": 1,
+        "date": datetime.date.today().isoformat(),
         "command": threads + shlex.join(["python", *sys.argv]),
         "model": true if args.random_weights else "embedded model",
-        "hardware": hardware(args.device), "versions": package_versions(),
+        "hardware": hardware(args.device),
+        "versions": package_versions(),
         "settings": {key: value.name if isinstance(value, Path) else str(value) for key, value in vars(args).items()},
         "profile": profiled,
-        "shares": shares(profiled, args), "wall_s": round(time.perf_counter() - started, 1),
+        "shares": shares(profiled, args),
+        "wall_s": round(time.perf_counter() - started, 1),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")

@@ -28,7 +28,7 @@ def prepare(folders: list[Path], out: Path, skip_frames: dict[str, int] | None =
     for path in sorted(p for folder in folders for p in folder.rglob("*") if p.is_file()):
         stem = re.sub(r"\W+", "_", path.stem)[:32]
         if path.suffix.lower() in {".mp4", ".avi", ".mov", ".mkv", ".webm"}:
-            frames = _read_video(path)[(skip_frames or {}).get(path.name, 0):]
+            frames = _read_video(path)[(skip_frames or {}).get(path.name, 0) :]
             for height in VIDEO_HEIGHTS if len(frames) else ():
                 np.save(out / f"v_{stem}_{height}.npy", np.stack([_shrink(f, height) for f in frames]))
                 written += 1
@@ -100,7 +100,7 @@ class ClipSampler:
         h, w = int(height * zoom), int(width * zoom)
         top, left = rng.integers(video.shape[1] - h + 1), rng.integers(video.shape[2] - w + 1)
         stop = start + (frames - 1) * stride + 1
-        clip = np.ascontiguousarray(video[start:stop:stride, top:top + h, left:left + w])
+        clip = np.ascontiguousarray(video[start:stop:stride, top : top + h, left : left + w])
         if zoom > 1:
             clip = np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in clip])
         return clip[::-1] if rng.random() < 0.5 else clip
@@ -125,8 +125,13 @@ class ClipSampler:
             c = centre + velocity * (t - middle) + jitter[t]
             m = np.array([[s * np.cos(a), -s * np.sin(a)], [s * np.sin(a), s * np.cos(a)]])
             shift = c - m @ np.array([width / 2, height / 2])
-            clip[t] = cv2.warpAffine(photo, np.c_[m, shift], (width, height), borderMode=cv2.BORDER_REFLECT_101,
-                                     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            clip[t] = cv2.warpAffine(
+                photo,
+                np.c_[m, shift],
+                (width, height),
+                borderMode=cv2.BORDER_REFLECT_101,
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            )
         return clip
 
     def _add_sprite(self, clip: np.ndarray) -> np.ndarray:
@@ -157,7 +162,7 @@ class ClipSampler:
         blob = cv2.resize(rng.random((5, 5)).astype(np.float32), (96, 96), interpolation=cv2.INTER_CUBIC)
         yy, xx = np.mgrid[-1:1:96j, -1:1:96j]
         alpha = np.clip((blob + 1.0 - 1.4 * np.sqrt(xx**2 + yy**2) - 0.3) * 12, 0, 1)
-        return np.dstack([photo[top:top + 96, left:left + 96], (alpha * 255).astype(np.uint8)])
+        return np.dstack([photo[top : top + 96, left : left + 96], (alpha * 255).astype(np.uint8)])
 
     def _augment(self, clip: np.ndarray) -> np.ndarray:
         rng = self.rng

@@ -17,8 +17,15 @@ from einops import rearrange
 from torch import Tensor
 
 
-def forward(dit: WanModel, vace: VaceWanModel, latents_BCTHW: Tensor, timestep_B: Tensor, context_BLD: Tensor,
-            vace_context_BCTHW: Tensor, block_fn=None) -> Tensor:
+def forward(
+    dit: WanModel,
+    vace: VaceWanModel,
+    latents_BCTHW: Tensor,
+    timestep_B: Tensor,
+    context_BLD: Tensor,
+    vace_context_BCTHW: Tensor,
+    block_fn=None,
+) -> Tensor:
     """Velocity [B, 16, T, H, W]; `timestep_B` in 0..1000."""
     run = block_fn or block_forward
     t = dit.time_embedding(sinusoidal_embedding_1d(dit.freq_dim, timestep_B))
@@ -43,8 +50,9 @@ def forward(dit: WanModel, vace: VaceWanModel, latents_BCTHW: Tensor, timestep_B
     return dit.unpatchify(x, (f, h, w))
 
 
-def block_forward(block: DiTBlock, x_BND: Tensor, context_BLD: Tensor, modulation_B6D: Tensor, cos_N: Tensor,
-                  sin_N: Tensor) -> Tensor:
+def block_forward(
+    block: DiTBlock, x_BND: Tensor, context_BLD: Tensor, modulation_B6D: Tensor, cos_N: Tensor, sin_N: Tensor
+) -> Tensor:
     """One DiT block, equal to `DiTBlock.forward` up to rounding."""
     shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation + modulation_B6D).to(x_BND.dtype).chunk(6, dim=1)
     attn, cross = block.self_attn, block.cross_attn
@@ -89,14 +97,18 @@ def attention(q_BHND: Tensor, k_BHMD: Tensor, v_BHMD: Tensor) -> Tensor:
     return _Attention.apply(q, k, v).unflatten(0, q_BHND.shape[:2])
 
 
-def rotary_table(dit: WanModel, f: int, h: int, w: int, dtype: torch.dtype,
-                 device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_table(
+    dit: WanModel, f: int, h: int, w: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """cos and signed sin tables [N, head_dim] for interleaved pairs."""
-    freqs = torch.cat([
-        dit.freqs[0][:f].view(f, 1, 1, -1).expand(f, h, w, -1),
-        dit.freqs[1][:h].view(1, h, 1, -1).expand(f, h, w, -1),
-        dit.freqs[2][:w].view(1, 1, w, -1).expand(f, h, w, -1),
-    ], dim=-1).reshape(f * h * w, -1)
+    freqs = torch.cat(
+        [
+            dit.freqs[0][:f].view(f, 1, 1, -1).expand(f, h, w, -1),
+            dit.freqs[1][:h].view(1, h, 1, -1).expand(f, h, w, -1),
+            dit.freqs[2][:w].view(1, 1, w, -1).expand(f, h, w, -1),
+        ],
+        dim=-1,
+    ).reshape(f * h * w, -1)
     cos = freqs.real.repeat_interleave(2, dim=-1)
     sin = torch.stack([-freqs.imag, freqs.imag], dim=-1).flatten(1)
     return cos.to(device, dtype), sin.to(device, dtype)
@@ -152,7 +164,7 @@ def _copy_paths(dit: WanModel, vace: VaceWanModel) -> None:
     if 2 * n <= dit.dim:
         eye = torch.eye(n)
         dit.head.head.weight[:, :n] += eye
-        dit.head.head.weight[:, n: 2 * n] -= eye
+        dit.head.head.weight[:, n : 2 * n] -= eye
     for i, block in enumerate(vace.vace_blocks):
         block.after_proj.weight.mul_(0.3)
         block.after_proj.bias.zero_()
@@ -160,7 +172,7 @@ def _copy_paths(dit: WanModel, vace: VaceWanModel) -> None:
             block.before_proj.weight.copy_(torch.eye(dit.dim))
             block.before_proj.bias.zero_()
             block.after_proj.weight.mul_(0.3)
-            block.after_proj.weight[n: 2 * n, n: 2 * n] += torch.eye(n)
+            block.after_proj.weight[n : 2 * n, n : 2 * n] += torch.eye(n)
 
 
 def _local_heads(block: DiTBlock, dit: WanModel, offsets: list[tuple[int, int, int]]) -> None:
@@ -170,20 +182,20 @@ def _local_heads(block: DiTBlock, dit: WanModel, offsets: list[tuple[int, int, i
     attn.k.bias.zero_()
     for head, offset in enumerate(offsets):
         start = head * dim
-        attn.q.weight[start: start + dim].mul_(0.3)
-        attn.k.weight[start: start + dim].mul_(0.3)
-        attn.norm_q.weight[start: start + dim] = 0.3
-        attn.norm_k.weight[start: start + dim] = 0.3
+        attn.q.weight[start : start + dim].mul_(0.3)
+        attn.k.weight[start : start + dim].mul_(0.3)
+        attn.norm_q.weight[start : start + dim] = 0.3
+        attn.norm_k.weight[start : start + dim] = 0.3
         for axis, size in enumerate(thirds):
             omega = torch.angle(dit.freqs[axis][1]).tolist()
             for pair, target in enumerate((5.0, 3.0, 1.5)[: size // 2]):
                 row = start + 2 * pair
                 gain = math.sqrt(target * math.sqrt(dim) / 2)
                 phase = omega[pair] * offset[axis]
-                attn.q.bias[row: row + 2] = math.sqrt(2) * torch.tensor([math.cos(phase), math.sin(phase)])
-                attn.k.bias[row: row + 2] = math.sqrt(2) * torch.tensor([1.0, 0.0])
-                attn.norm_q.weight[row: row + 2] = gain
-                attn.norm_k.weight[row: row + 2] = gain
+                attn.q.bias[row : row + 2] = math.sqrt(2) * torch.tensor([math.cos(phase), math.sin(phase)])
+                attn.k.bias[row : row + 2] = math.sqrt(2) * torch.tensor([1.0, 0.0])
+                attn.norm_q.weight[row : row + 2] = gain
+                attn.norm_k.weight[row : row + 2] = gain
             start += size
 
 

@@ -15,7 +15,7 @@ def random_mask(rng: np.random.Generator, frames: int, height: int, width: int) 
         if 0.03 <= mask.mean() <= 0.45:
             return mask
     mask = np.zeros((frames, height, width), np.uint8)
-    mask[:, height // 4: -height // 4, width // 4: -width // 4] = 1
+    mask[:, height // 4 : -height // 4, width // 4 : -width // 4] = 1
     return mask
 
 
@@ -30,7 +30,7 @@ def _one(rng: np.random.Generator, frames: int, height: int, width: int) -> np.n
         cv2.ellipse(canvas, (w // 2, h // 2), (w // 2, h // 2), 0, 0, 360, 1, -1)
     elif kind == "blob":
         noise = cv2.resize(rng.random((4, 4)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
-        yy, xx = np.mgrid[-1:1:h * 1j, -1:1:w * 1j]
+        yy, xx = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
         canvas[noise - 0.55 * (xx**2 + yy**2) > 0.08] = 1
     else:
         points = (rng.random((rng.integers(3, 9), 2)) * [w, h]).astype(np.int32)
@@ -48,8 +48,9 @@ def _one(rng: np.random.Generator, frames: int, height: int, width: int) -> np.n
             continue
         s = 1 + pulse * np.sin(phase + 0.4 * t)
         shift = centre + velocity * (t - frames / 2) - s * np.array([w, h]) / 2
-        mask[t] = cv2.warpAffine(canvas, np.array([[s, 0, shift[0]], [0, s, shift[1]]]), (width, height),
-                                 flags=cv2.INTER_NEAREST)
+        mask[t] = cv2.warpAffine(
+            canvas, np.array([[s, 0, shift[0]], [0, s, shift[1]]]), (width, height), flags=cv2.INTER_NEAREST
+        )
     return mask
 
 
@@ -63,8 +64,11 @@ def caption(clip_THWC: np.ndarray, mask_THW: np.ndarray) -> list[str]:
     red, green, blue = pixels.mean(0)
     luma = frames @ np.array([0.299, 0.587, 0.114], np.float32)
     chroma = float((pixels.max(1) - pixels.min(1)).mean())
-    words = [_bucket(float(luma[inside].mean()), (40, 90, 150, 205), ("black", "dark", "medium", "bright", "white")),
-             _hue(red, green, blue), _bucket(red - blue, (-20, 20), ("cold", "neutral", "warm"))]
+    words = [
+        _bucket(float(luma[inside].mean()), (40, 90, 150, 205), ("black", "dark", "medium", "bright", "white")),
+        _hue(red, green, blue),
+        _bucket(red - blue, (-20, 20), ("cold", "neutral", "warm")),
+    ]
     if chroma < 25 or chroma > 70:
         words.append("pale" if chroma < 25 else "colourful")
     detail = np.stack([np.abs(f - cv2.GaussianBlur(f, (0, 0), 2)) for f in luma])[inside].mean()
@@ -98,6 +102,8 @@ def _hue(red: float, green: float, blue: float) -> str:
         return "grey"
     pixel = np.array([[[red, green, blue]]], np.float32) / 255
     hue = float(cv2.cvtColor(pixel, cv2.COLOR_RGB2HSV)[0, 0, 0])
-    limits, names = (15, 45, 70, 165, 195, 260, 345), ("red", "orange", "yellow", "green", "cyan", "blue", "purple",
-                                                       "red")
+    limits, names = (
+        (15, 45, 70, 165, 195, 260, 345),
+        ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "red"),
+    )
     return _bucket(hue, limits, names)

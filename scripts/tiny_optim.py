@@ -48,8 +48,12 @@ def orthogonalise(gradient_MN: Tensor, steps: int = 5) -> Tensor:
     return x.T if flip else x
 
 
-def make_optimizers(module: nn.Module, lr: float, weight_decay: float = 0.01,
-                    adam_names: tuple[str, ...] = ("embedding", "head", "linear")) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    module: nn.Module,
+    lr: float,
+    weight_decay: float = 0.01,
+    adam_names: tuple[str, ...] = ("embedding", "head", "linear"),
+) -> list[torch.optim.Optimizer]:
     """Muon for the inner matrices, AdamW for biases, gains, embeddings and the first and last layers."""
     muon, adam = [], []
     for name, p in module.named_parameters():

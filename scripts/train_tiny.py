@@ -55,8 +55,17 @@ def main() -> None:
 
         from diffsynth_patches.tiny import TinyConfig
 
-        train_vae(VaeTraining(options.data, options.out, options.minutes, monitor=options.monitor,
-                              train_encoder=not options.freeze_encoder, device=options.device), TinyConfig())
+        train_vae(
+            VaeTraining(
+                options.data,
+                options.out,
+                options.minutes,
+                monitor=options.monitor,
+                train_encoder=not options.freeze_encoder,
+                device=options.device,
+            ),
+            TinyConfig(),
+        )
     elif options.stage == "freeze":
         from train_tiny_vae import freeze_vae
 
@@ -78,9 +87,20 @@ def main() -> None:
 
         from diffsynth_patches.tiny import TinyConfig
 
-        train_dit(DitTraining(options.data, options.out, options.minutes, lr=options.lr, keep=options.keep,
-                              keep_detail=options.keep_detail,
-                              monitor=options.monitor, device=options.device, compile=options.compile), TinyConfig())
+        train_dit(
+            DitTraining(
+                options.data,
+                options.out,
+                options.minutes,
+                lr=options.lr,
+                keep=options.keep,
+                keep_detail=options.keep_detail,
+                monitor=options.monitor,
+                device=options.device,
+                compile=options.compile,
+            ),
+            TinyConfig(),
+        )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ class TinyDenoiser(nn.Module):
         self.dit, self.vace, self.text_encoder = pipe.dit, pipe.vace, pipe.text_encoder
         self.requires_grad_(True)
 
-    def forward(self, x_BCTHW: Tensor, sigma_B: Tensor, ids_BL: Tensor, mask_BL: Tensor, vace_BCTHW: Tensor,
-                block_fn=None) -> Tensor:
+    def forward(
+        self, x_BCTHW: Tensor, sigma_B: Tensor, ids_BL: Tensor, mask_BL: Tensor, vace_BCTHW: Tensor, block_fn=None
+    ) -> Tensor:
         context = self.text_encoder(ids_BL, mask_BL)
         return forward(self.dit, self.vace, x_BCTHW, sigma_B * 1000, context, vace_BCTHW, block_fn)
 
@@ -71,8 +72,9 @@ def encode_sample(vae: nn.Module, clips_u8: np.ndarray, masks_u8: np.ndarray, de
     """Clips [B, T, H, W, 3] and masks [B, T, H, W] to latents, the VACE context and the latent mask."""
     video = to_unit(clips_u8, device)
     mask = torch.from_numpy(masks_u8).to(device).float().unsqueeze(1)
-    filled = torch.stack([push_pull_fill(v.transpose(0, 1), m.transpose(0, 1)).transpose(0, 1)
-                          for v, m in zip(video, mask, strict=True)])
+    filled = torch.stack(
+        [push_pull_fill(v.transpose(0, 1), m.transpose(0, 1)).transpose(0, 1) for v, m in zip(video, mask, strict=True)]
+    )
     with torch.no_grad(), torch.autocast(device.split(":")[0], torch.bfloat16):
         latents, inactive, reactive = vae.encode(torch.cat([video, filled * (1 - mask), filled * mask])).chunk(3)
     fine = rearrange(mask[:, 0], "b t (h p) (w q) -> b (p q) t h w", p=8, q=8)
@@ -80,15 +82,19 @@ def encode_sample(vae: nn.Module, clips_u8: np.ndarray, masks_u8: np.ndarray, de
     coarse = F.interpolate(fine, size=size, mode="nearest-exact")
     touched = fine.amax(1, keepdim=True)
     groups = touched[:, :, 1:].unflatten(2, (-1, 4)).amax(3)
-    return {"x": latents.bfloat16(), "vace": torch.cat([inactive, reactive, coarse], dim=1).bfloat16(),
-            "mask": torch.cat([touched[:, :, :1], groups], dim=2)}
+    return {
+        "x": latents.bfloat16(),
+        "vace": torch.cat([inactive, reactive, coarse], dim=1).bfloat16(),
+        "mask": torch.cat([touched[:, :, :1], groups], dim=2),
+    }
 
 
 class Pool:
     """Per shape, encoded samples in memory; `batch` mixes new ones with kept ones."""
 
-    def __init__(self, sampler: ClipSampler, vae: nn.Module, options: DitTraining, rng: np.random.Generator,
-                 capacity: int = 1200):
+    def __init__(
+        self, sampler: ClipSampler, vae: nn.Module, options: DitTraining, rng: np.random.Generator, capacity: int = 1200
+    ):
         self.sampler, self.vae, self.options, self.rng, self.capacity = sampler, vae, options, rng, capacity
         self.samples: dict[tuple, list[dict]] = {}
 
@@ -122,8 +128,9 @@ def stack(samples: list[dict], rng: np.random.Generator, dropout: float, device:
     return *tensors, ids.to(device), id_mask.to(device)
 
 
-def flow_loss(model: nn.Module, batch: tuple[Tensor, ...], sigma_B: Tensor, context_weight: float,
-              block_fn=None) -> tuple[Tensor, Tensor, Tensor]:
+def flow_loss(
+    model: nn.Module, batch: tuple[Tensor, ...], sigma_B: Tensor, context_weight: float, block_fn=None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(weighted loss, loss in mask, loss outside)."""
     x, vace, mask, ids, id_mask = batch
     noise = torch.randn_like(x)
@@ -205,6 +212,7 @@ def train_dit(options: DitTraining, config: TinyConfig) -> None:
 
         def smooth(fresh):
             blend_towards_mean(ema.module, fresh, keep_C, options.device)
+
     progress, next_save = clock.tick(), clock.used_s + 180
     sums, count = torch.zeros(3), 0
     while progress < 1:
@@ -230,19 +238,32 @@ def train_dit(options: DitTraining, config: TinyConfig) -> None:
         count += 1
         if rank == 0 and step % 20 == 0:
             means = (sums / count).tolist()
-            log.row(step=step, used_s=clock.used_s, loss_mask=means[0], loss_context=means[1], norm=means[2],
-                    lr=factor, watched="")
+            log.row(
+                step=step,
+                used_s=clock.used_s,
+                loss_mask=means[0],
+                loss_context=means[1],
+                norm=means[2],
+                lr=factor,
+                watched="",
+            )
             sums, count = torch.zeros(3), 0
         if rank == 0 and (clock.used_s > next_save or progress >= 1):
             next_save = clock.used_s + 180
-            state = {"model": model.state_dict(), "ema": ema.module.state_dict(), "step": step,
-                     "used_s": clock.used_s, "optimizers": [o.state_dict() for o in optimizers]}
+            state = {
+                "model": model.state_dict(),
+                "ema": ema.module.state_dict(),
+                "step": step,
+                "used_s": clock.used_s,
+                "optimizers": [o.state_dict() for o in optimizers],
+            }
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").rename(checkpoint)
             if watched:
                 value = _watch_loss(ema.module, watched, options.device)
-                log.row(step=step, used_s=clock.used_s, loss_mask="", loss_context="", norm="", lr=factor,
-                        watched=value)
+                log.row(
+                    step=step, used_s=clock.used_s, loss_mask="", loss_context="", norm="", lr=factor, watched=value
+                )
 
 
 def _watched(vae: nn.Module, options: DitTraining) -> list[dict]:

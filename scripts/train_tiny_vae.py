@@ -70,8 +70,9 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
     rng = np.random.default_rng([1, rank, int(torch.randint(1 << 30, ()))])
     sampler = ClipSampler(options.data, rng)
     torch.manual_seed(0)
-    model = TinyAutoencoder(config.z_dim, config.vae_width, config.vae_encoder_depth, config.vae_decoder_depth,
-                            config.vae_refine_width)
+    model = TinyAutoencoder(
+        config.z_dim, config.vae_width, config.vae_encoder_depth, config.vae_decoder_depth, config.vae_refine_width
+    )
     pca_start(model, ClipSampler(options.data, np.random.default_rng(7)))
     checkpoint = options.out / ("vae.pt" if options.train_encoder else "vae_tune.pt")
     step, used_s, saved = 0, 0.0, None
@@ -115,17 +116,33 @@ def train_vae(options: VaeTraining, config: TinyConfig) -> None:
         progress = clock.tick()
         if rank == 0 and step % 20 == 0:
             psnr = float((4 / mse_B.detach()).log10().mean() * 10)
-            log.row(step=step, used_s=clock.used_s, shape=f"{b}x{t}x{h}x{w}", psnr_db=psnr, norm=norm, lr=factor,
-                    latent_std=float(latents.detach().float().std()))
+            log.row(
+                step=step,
+                used_s=clock.used_s,
+                shape=f"{b}x{t}x{h}x{w}",
+                psnr_db=psnr,
+                norm=norm,
+                lr=factor,
+                latent_std=float(latents.detach().float().std()),
+            )
         if rank == 0 and (clock.used_s > next_save or progress >= 1):
             next_save = clock.used_s + 240
-            torch.save({"model": model.state_dict(), "ema": ema.module.state_dict(), "step": step,
-                        "used_s": clock.used_s}, checkpoint)
+            torch.save(
+                {"model": model.state_dict(), "ema": ema.module.state_dict(), "step": step, "used_s": clock.used_s},
+                checkpoint,
+            )
             if not options.train_encoder:
                 torch.save(ema.module.state_dict(), options.out / "vae_tuned.pt")
             if options.monitor:
-                log.row(step=step, used_s=clock.used_s, shape="monitor", psnr_db=_monitor(ema.module, options),
-                        norm=0.0, lr=factor, latent_std=0.0)
+                log.row(
+                    step=step,
+                    used_s=clock.used_s,
+                    shape="monitor",
+                    psnr_db=_monitor(ema.module, options),
+                    norm=0.0,
+                    lr=factor,
+                    latent_std=0.0,
+                )
 
 
 def perturb(latents_BCTHW: Tensor, options: VaeTraining) -> Tensor:
@@ -148,14 +165,18 @@ def freeze_vae(data: Path, out: Path, config: TinyConfig, clips: int = 64) -> st
 
     One scale for all channels: it keeps the spectrum that training found.
     """
-    model = TinyAutoencoder(config.z_dim, config.vae_width, config.vae_encoder_depth, config.vae_decoder_depth,
-                            config.vae_refine_width)
+    model = TinyAutoencoder(
+        config.z_dim, config.vae_width, config.vae_encoder_depth, config.vae_decoder_depth, config.vae_refine_width
+    )
     model.load_state_dict(torch.load(out / "vae.pt", map_location="cpu")["ema"])
     model.mean.zero_()
     model.std.fill_(1)
     sampler = ClipSampler(data, np.random.default_rng(3))
-    latents = torch.cat([model.encode(to_unit(sampler.sample(9, 128, 128)[None], "cpu"))[:, :, 1:]
-                         for _ in range(clips)]).movedim(1, 0).flatten(1)
+    latents = (
+        torch.cat([model.encode(to_unit(sampler.sample(9, 128, 128)[None], "cpu"))[:, :, 1:] for _ in range(clips)])
+        .movedim(1, 0)
+        .flatten(1)
+    )
     model.mean.copy_(latents.mean(1))
     model.std.fill_(float((latents - latents.mean(1, keepdim=True)).square().mean().sqrt()))
     torch.save(model.state_dict(), out / "vae_frozen.pt")

@@ -14,8 +14,16 @@ from hetcache.video import write_video
 FRAMES, HEIGHT, WIDTH, STEPS = 5, 32, 48, 8
 LETTERS = {"baseline": "FFFFFFFF", "hetcache": "FRPRRPRF", "teacache": "FRRFRRFF"}
 COST = {"F": 1.0, "P": 0.3, "R": 0.01}
-SETUP = {"model": "fake", "model_name": "tiny", "flags": [], "random": False, "decisions": None, "frames": FRAMES,
-         "size": [HEIGHT, WIDTH], "prompt": "a prompt"}
+SETUP = {
+    "model": "fake",
+    "model_name": "tiny",
+    "flags": [],
+    "random": False,
+    "decisions": None,
+    "frames": FRAMES,
+    "size": [HEIGHT, WIDTH],
+    "prompt": "a prompt",
+}
 
 
 class FailureError(RuntimeError):
@@ -58,19 +66,46 @@ def record_of(cell, letters):
     work = [COST[letter] * 1e12 for letter in letters]
     seconds = sum(COST[letter] for letter in letters)
     steps = [
-        {"step": i, "timestep": 1000.0 - i, "branch": branch, "compute": {"F": "full", "P": "partial"}.get(x, "reuse"),
-         "reason": "d < delta", "signal": 0.1, "threshold": 0.2, "tokens": 6, "flops": work[i],
-         "blocks": {"dit": 1, "vace": 1}}
-        for i, x in enumerate(letters) for branch in ("cond", "uncond")
+        {
+            "step": i,
+            "timestep": 1000.0 - i,
+            "branch": branch,
+            "compute": {"F": "full", "P": "partial"}.get(x, "reuse"),
+            "reason": "d < delta",
+            "signal": 0.1,
+            "threshold": 0.2,
+            "tokens": 6,
+            "flops": work[i],
+            "blocks": {"dit": 1, "vace": 1},
+        }
+        for i, x in enumerate(letters)
+        for branch in ("cond", "uncond")
     ]
     record = {
-        "mode": cell.method.mode, "decisions": {"cond": letters, "uncond": letters}, "steps": steps,
-        "accelerated": set(letters) != {"F"}, "cache_bytes": 1 << 20, "peak_memory_gib": 0.5,
+        "mode": cell.method.mode,
+        "decisions": {"cond": letters, "uncond": letters},
+        "steps": steps,
+        "accelerated": set(letters) != {"F"},
+        "cache_bytes": 1 << 20,
+        "peak_memory_gib": 0.5,
         "flops": {"run": 2 * sum(work), "uncached": 2e12 * len(letters), "ratio": len(letters) / seconds},
-        "timing_s": {"load": 0, "text": 0.1, "vae_encode": 0.2, "denoise": seconds, "vae_decode": 0.3, "composite": 0,
-                     "total": seconds + 0.6},
-        "config": {"frames": FRAMES, "height": HEIGHT, "width": WIDTH, "num_steps": len(letters), "cfg_scale": 2.0,
-                   "dtype": "float32"},
+        "timing_s": {
+            "load": 0,
+            "text": 0.1,
+            "vae_encode": 0.2,
+            "denoise": seconds,
+            "vae_decode": 0.3,
+            "composite": 0,
+            "total": seconds + 0.6,
+        },
+        "config": {
+            "frames": FRAMES,
+            "height": HEIGHT,
+            "width": WIDTH,
+            "num_steps": len(letters),
+            "cfg_scale": 2.0,
+            "dtype": "float32",
+        },
         "hardware": {"device": "cpu", "cpu": "fake cpu", "cores": 2, "threads": 1, "os": "Linux"},
     }
     if "P" in letters:

@@ -16,8 +16,18 @@ def pipe():
     from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
 
     pipe = build_tiny_pipeline(
-        TinyConfig(dim=48, num_layers=4, num_heads=2, ffn_dim=96, vace_layers=(0, 2), text_dim=64,
-                   vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8),
+        TinyConfig(
+            dim=48,
+            num_layers=4,
+            num_heads=2,
+            ffn_dim=96,
+            vace_layers=(0, 2),
+            text_dim=64,
+            vae_width=16,
+            vae_encoder_depth=1,
+            vae_decoder_depth=1,
+            vae_refine_width=8,
+        ),
         seed=1,
     )
     # Random networks start near the identity; larger weights make every wrong row visible.

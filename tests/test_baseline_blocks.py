@@ -94,8 +94,9 @@ def test_pab_keeps_outputs_per_stack_and_layer_and_only_what_is_used_next():
     manager.begin(schedule(8))
     assert pab_step(manager, 0, 1.0, 0)[0] == pab_step(manager, 0, 1.0, 0, "vace")[0] == 2222.0
     pab_step(manager, 0, 5.0, 1)
-    assert [key in manager.store for key in (("dit", 0, "self_attn"), ("vace", 0, "self_attn"),
-                                             ("dit", 0, "cross_attn"))] == [True, True, False]
+    assert [
+        key in manager.store for key in (("dit", 0, "self_attn"), ("vace", 0, "self_attn"), ("dit", 0, "cross_attn"))
+    ] == [True, True, False]
     assert pab_step(manager, 1, 3.0, 1)[0] == (3 + 5) * 1111
     assert pab_step(manager, 1, 3.0, 0)[0] == (3 + 1) * 1111
 

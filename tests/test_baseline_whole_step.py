@@ -114,8 +114,8 @@ def magcache_oracle(ratios, thresh, max_skips, retention):
 
 
 @pytest.mark.parametrize(
-    "thresh, max_skips, num_computed", [(0.02, 3, 29), (0.04, 3, 25), (0.06, 4, 23), (0.12, 2, 25), (0.12, 4, 20),
-                                        (0.24, 6, 17)]
+    "thresh, max_skips, num_computed",
+    [(0.02, 3, 29), (0.04, 3, 25), (0.06, 4, 23), (0.12, 2, 25), (0.12, 4, 20), (0.24, 6, 17)],
 )
 def test_magcache_replays_the_published_vace_ratios(thresh, max_skips, num_computed):
     ratios = load_calibration("wan2.1-vace-1.3b").magnitude_ratios(Branch.COND)

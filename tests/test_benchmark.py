@@ -24,8 +24,11 @@ from hetcache.benchmark.table import columns, failures, plain
 from hetcache.modes import MODES
 from hetcache.video import VideoError
 
-TIMES = {name for stage in ("text", "vae_encode", "denoise", "vae_decode", "end_to_end")
-         for name in (f"{stage}_s", f"{stage}_min_s", f"{stage}_max_s")} | {"speedup", "end_to_end_speedup", "realised"}
+TIMES = {
+    name
+    for stage in ("text", "vae_encode", "denoise", "vae_decode", "end_to_end")
+    for name in (f"{stage}_s", f"{stage}_min_s", f"{stage}_max_s")
+} | {"speedup", "end_to_end_speedup", "realised"}
 
 
 def run(plan, store, process="one", **options):
@@ -40,8 +43,18 @@ def without_times(rows):
 
 def test_the_default_holds_every_method_of_the_papers_table_and_the_added_ones():
     names = [method.name for method in default_methods()]
-    for mode in ("baseline", "teacache_slow", "teacache_fast", "pab", "adacache", "fastcache", "hetcache_slow",
-                 "hetcache_fast", "magcache", "easycache"):
+    for mode in (
+        "baseline",
+        "teacache_slow",
+        "teacache_fast",
+        "pab",
+        "adacache",
+        "fastcache",
+        "hetcache_slow",
+        "hetcache_fast",
+        "magcache",
+        "easycache",
+    ):
         assert mode in names
     assert names[-1] == "steps:hetcache_fast"
     assert len(names) == len(set(names))
@@ -51,21 +64,31 @@ def test_every_registered_mode_can_be_asked_for():
     assert {method.mode for method in parse_methods(["all"])} == set(MODES)
 
 
-@pytest.mark.parametrize("text, mode, settings, steps", [
-    ("hetcache:cache_thresh=0.1,use_kmeans=off", "hetcache", {"cache_thresh": 0.1, "use_kmeans": False}, None),
-    ("hetcache:margin-width=2", "hetcache", {"margin_width": 2}, None),
-    ("steps:12", "baseline", {}, 12),
-])
+@pytest.mark.parametrize(
+    "text, mode, settings, steps",
+    [
+        ("hetcache:cache_thresh=0.1,use_kmeans=off", "hetcache", {"cache_thresh": 0.1, "use_kmeans": False}, None),
+        ("hetcache:margin-width=2", "hetcache", {"margin_width": 2}, None),
+        ("steps:12", "baseline", {}, 12),
+    ],
+)
 def test_methods_are_read_from_the_command_line(text, mode, settings, steps):
     method = parse_method(text)
     assert (method.name, method.mode, dict(method.settings), method.num_steps) == (text, mode, settings, steps)
 
 
-@pytest.mark.parametrize("texts, message", [
-    (["warp"], "unknown mode"), (["steps:0"], "steps:25"), (["hetcache:colour=1"], "settings are"),
-    (["hetcache:cache_thresh=much"], "not float"), (["hetcache:cache_thresh=-1"], "negative"),
-    (["steps:hetcache"], "add it"), (["hetcache:use_kmeans=2"], "on or off"),
-])
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        (["warp"], "unknown mode"),
+        (["steps:0"], "steps:25"),
+        (["hetcache:colour=1"], "settings are"),
+        (["hetcache:cache_thresh=much"], "not float"),
+        (["hetcache:cache_thresh=-1"], "negative"),
+        (["steps:hetcache"], "add it"),
+        (["hetcache:use_kmeans=2"], "on or off"),
+    ],
+)
 def test_bad_methods_say_the_remedy(texts, message):
     with pytest.raises(ValueError, match=message):
         parse_methods(texts)
@@ -205,9 +228,26 @@ def test_a_changed_setting_is_another_cell(tmp_path):
 
 def test_every_column_of_the_issue_is_there():
     shown = " ".join(f"{column.group} {column.name}" for column in columns())
-    for text in ("method", "setting", "full/partial/reuse", "PFLOPs", "ratio", "denoising s", "denoising speed-up",
-                 "end to end s", "end to end speed-up", "realised", "cache", "peak GiB", "uncached: whole PSNR",
-                 "uncached: in mask LPIPS", "uncached: seam SSIM", "source PSNR", "source SSIM", "source LPIPS"):
+    for text in (
+        "method",
+        "setting",
+        "full/partial/reuse",
+        "PFLOPs",
+        "ratio",
+        "denoising s",
+        "denoising speed-up",
+        "end to end s",
+        "end to end speed-up",
+        "realised",
+        "cache",
+        "peak GiB",
+        "uncached: whole PSNR",
+        "uncached: in mask LPIPS",
+        "uncached: seam SSIM",
+        "source PSNR",
+        "source SSIM",
+        "source LPIPS",
+    ):
         assert text in shown
 
 

@@ -43,8 +43,18 @@ def toy(tmp_path_factory):
     from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 
     folder = tmp_path_factory.mktemp("toy")
-    config = TinyConfig(dim=48, num_layers=4, num_heads=2, ffn_dim=96, vace_layers=(0, 2), text_dim=64, vae_width=16,
-                        vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+    config = TinyConfig(
+        dim=48,
+        num_layers=4,
+        num_heads=2,
+        ffn_dim=96,
+        vace_layers=(0, 2),
+        text_dim=64,
+        vae_width=16,
+        vae_encoder_depth=1,
+        vae_decoder_depth=1,
+        vae_refine_width=8,
+    )
     save_tiny_weights(build_tiny_pipeline(config, seed=1), config, folder, {})
     return folder
 
@@ -56,9 +66,28 @@ def no_lpips(monkeypatch, tmp_path):
 
 
 def words(clip, toy, output, *extra):
-    return ["--videos", str(clip / "videos"), "--masks", str(clip / "masks"), "--model", str(toy), "--frames", "5",
-            "--height", "64", "--width", "96", "--steps", "5", "--repeats", "1", "--output", str(output), "--debug",
-            *extra]
+    return [
+        "--videos",
+        str(clip / "videos"),
+        "--masks",
+        str(clip / "masks"),
+        "--model",
+        str(toy),
+        "--frames",
+        "5",
+        "--height",
+        "64",
+        "--width",
+        "96",
+        "--steps",
+        "5",
+        "--repeats",
+        "1",
+        "--output",
+        str(output),
+        "--debug",
+        *extra,
+    ]
 
 
 def test_the_command_compares_writes_and_resumes(clip, toy, tmp_path, capsys, monkeypatch):
@@ -104,11 +133,19 @@ def test_fresh_runs_everything_again_and_a_failure_is_exit_code_1(clip, toy, tmp
     assert "pab: FAILED: no luck" in shown
 
 
-@pytest.mark.parametrize("extra, message", [
-    (["--frames", "6"], "nearest 5 or 9"), (["--modes", "warp"], "unknown mode"), (["--steps", "0"], "at least 1"),
-    (["--random-weights"], "--model wan2.1"), (["--decisions", "FPR"], "--random-weights"),
-    (["--masks", "nowhere"], "not a folder"), (["--model", "wan9"], "unknown model"), (["--device", "cuda"], "cpu"),
-])
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--frames", "6"], "nearest 5 or 9"),
+        (["--modes", "warp"], "unknown mode"),
+        (["--steps", "0"], "at least 1"),
+        (["--random-weights"], "--model wan2.1"),
+        (["--decisions", "FPR"], "--random-weights"),
+        (["--masks", "nowhere"], "not a folder"),
+        (["--model", "wan9"], "unknown model"),
+        (["--device", "cuda"], "cpu"),
+    ],
+)
 def test_bad_input_is_one_line_with_exit_code_2(extra, message, clip, toy, tmp_path, capsys):
     if "cuda" in extra and torch.cuda.is_available():
         pytest.skip("has CUDA")
@@ -152,9 +189,29 @@ def test_steady_decisions_fit_the_rule():
 def test_inference_writes_the_same_page_for_one_run(clip, toy, tmp_path, capsys):
     output = tmp_path / "out.mp4"
     settings = [word for name, value in PARTIAL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    arguments = ["--mode", "hetcache", *settings, "--video", str(clip / "videos/v.mp4"), "--mask",
-                 str(clip / "masks/v.mp4"), "--model", str(toy), "--frames", "5", "--steps", "5", "--height", "64",
-                 "--width", "96", "--output", str(output), "--report", "--compare"]
+    arguments = [
+        "--mode",
+        "hetcache",
+        *settings,
+        "--video",
+        str(clip / "videos/v.mp4"),
+        "--mask",
+        str(clip / "masks/v.mp4"),
+        "--model",
+        str(toy),
+        "--frames",
+        "5",
+        "--steps",
+        "5",
+        "--height",
+        "64",
+        "--width",
+        "96",
+        "--output",
+        str(output),
+        "--report",
+        "--compare",
+    ]
     assert inference.main(arguments) == 0
     page = output.with_suffix(".html").read_text()
     for text in ("before | after", "Steps", "Tokens", "Environment", "<i>--cache-thresh</i>", "faster denoising"):

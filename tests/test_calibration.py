@@ -153,16 +153,44 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    config = TinyConfig(dim=48, num_layers=2, num_heads=2, ffn_dim=96, vace_layers=(0,), vae_width=16,
-                        vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+    config = TinyConfig(
+        dim=48,
+        num_layers=2,
+        num_heads=2,
+        ffn_dim=96,
+        vace_layers=(0,),
+        vae_width=16,
+        vae_encoder_depth=1,
+        vae_decoder_depth=1,
+        vae_refine_width=8,
+    )
     folder = tmp_path_factory.mktemp("model")
     save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
     return folder
 
 
 def arguments(model_folder, output, *extra):
-    return ["--model", str(model_folder), "--frames", "5", "--height", "48", "--width", "80", "--steps", "4",
-            "--device", "cpu", "--dtype", "float32", "--output", str(output), "--rank", "4", *extra]
+    return [
+        "--model",
+        str(model_folder),
+        "--frames",
+        "5",
+        "--height",
+        "48",
+        "--width",
+        "80",
+        "--steps",
+        "4",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--output",
+        str(output),
+        "--rank",
+        "4",
+        *extra,
+    ]
 
 
 def test_calibrate_writes_what_every_mode_needs(model_folder, tmp_path, capsys):

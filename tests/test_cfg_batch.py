@@ -66,9 +66,7 @@ def assert_same_run(pipe, kwargs, make_session):
 @pytest.mark.parametrize("context_kv", ["cached", "sampled"])
 def test_full_partial_and_reused_steps_equal_two_calls(pipe, call_kwargs, mask_THW, context_kv, partial_vace):
     settings = {"context_kv": context_kv, "partial_vace": partial_vace, "context_ratio": 0.2}
-    session = assert_same_run(
-        pipe, call_kwargs, lambda: hetcache_session(mask_THW, "FPRPRF", **settings)
-    )
+    session = assert_same_run(pipe, call_kwargs, lambda: hetcache_session(mask_THW, "FPRPRF", **settings))
     assert session.trace.decisions(Branch.UNCOND) == "FPRPRF"
 
 
@@ -76,7 +74,8 @@ def test_full_partial_and_reused_steps_equal_two_calls(pipe, call_kwargs, mask_T
 def test_every_mode_with_a_plan_equals_two_calls(pipe, call_kwargs, recording, name):
     settings = SKIPPING.get(name, {})
     session = assert_same_run(
-        pipe, {**call_kwargs, "num_inference_steps": NUM_STEPS},
+        pipe,
+        {**call_kwargs, "num_inference_steps": NUM_STEPS},
         lambda: CacheSession(build(name, recording, **settings)),
     )
     assert session.trace.accelerated == (name != "baseline")

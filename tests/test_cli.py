@@ -58,12 +58,15 @@ def test_a_flag_of_another_mode_is_an_error_that_names_the_right_one():
         parse("--mode baseline --margin-ratio 0.5".split())
 
 
-@pytest.mark.parametrize("flags, message", [
-    ("--context-ratio 1.5", "between 0 and 1"),
-    ("--cache-thresh -1", "negative"),
-    ("--kmeans-clusters 0", "at least 1"),
-    ("--band 0.5", "at least 1"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--context-ratio 1.5", "between 0 and 1"),
+        ("--cache-thresh -1", "negative"),
+        ("--kmeans-clusters 0", "at least 1"),
+        ("--band 0.5", "at least 1"),
+    ],
+)
 def test_settings_are_validated_with_the_flag_in_the_message(flags, message):
     with pytest.raises(UsageError, match=message):
         parse(["--mode", "hetcache", *flags.split()])
@@ -90,8 +93,25 @@ def clip(tmp_path):
 
 
 def command(folder, *extra, mask="m.mp4"):
-    return ["--video", str(folder / "v.mp4"), "--mask", str(folder / mask), "--frames", "9", "--steps", "5",
-            "--height", "64", "--width", "96", "--output", str(folder / "out.mp4"), "--model", "tiny", *extra]
+    return [
+        "--video",
+        str(folder / "v.mp4"),
+        "--mask",
+        str(folder / mask),
+        "--frames",
+        "9",
+        "--steps",
+        "5",
+        "--height",
+        "64",
+        "--width",
+        "96",
+        "--output",
+        str(folder / "out.mp4"),
+        "--model",
+        "tiny",
+        *extra,
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -114,8 +134,22 @@ def test_an_empty_mask_returns_the_input_and_says_so(clip, capsys):
 
 @pytest.mark.parametrize("mask", ["m.mp4", "black.mp4"])
 def test_the_sound_comes_along_or_the_record_says_why_not(clip, mask):
-    ffmpeg("-i", clip / "v.mp4", "-f", "lavfi", "-i", "sine=d=2", "-c:v", "copy", "-c:a", "libopus", "-strict", "-2",
-           "-shortest", clip / "loud.mkv")
+    ffmpeg(
+        "-i",
+        clip / "v.mp4",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=2",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "libopus",
+        "-strict",
+        "-2",
+        "-shortest",
+        clip / "loud.mkv",
+    )
     (clip / "odd.mkv").write_bytes((clip / "loud.mkv").read_bytes().replace(b"A_OPUS", b"A_OPUX"))
     for name, heard in (("loud.mkv", True), ("odd.mkv", False)):
         assert inference.main([*command(clip, mask=mask), "--video", str(clip / name)]) == 0
@@ -130,8 +164,23 @@ def test_a_still_image_is_a_video_of_one_frame(clip):
         assert read_frames(clip / "out.mp4").shape == (1, 96, 144, 3)
 
 
-KEYS = {"schema", "mode", "model", "config", "versions", "hardware", "seed", "timing_s", "decisions", "tokens",
-        "blocks", "flops", "cache_bytes", "peak_memory_gib", "outputs"}
+KEYS = {
+    "schema",
+    "mode",
+    "model",
+    "config",
+    "versions",
+    "hardware",
+    "seed",
+    "timing_s",
+    "decisions",
+    "tokens",
+    "blocks",
+    "flops",
+    "cache_bytes",
+    "peak_memory_gib",
+    "outputs",
+}
 
 
 @pytest.mark.parametrize("mask", ["m.mp4", "white.mp4"])

@@ -61,6 +61,7 @@ def test_short_runs_and_the_forced_ends(num_steps):
 
 def test_paper_rule_aliases_where_the_dual_rule_does_not():
     """Steady change of 0.8 delta: the paper's rule makes every computed step full, of 1.1 delta every one partial."""
+
     def computed(kind, change):
         return set(decision_string(plan_levels([change] * 30, LevelRule(1.0, kind, 1.5, 4.0, 100)))[1:-1]) - {"R"}
 

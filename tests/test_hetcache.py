@@ -116,6 +116,7 @@ def test_a_reused_step_is_input_plus_the_last_residual(pipe, call_kwargs, mask_T
 
 def test_branches_keep_their_own_state(pipe, call_kwargs, mask_THW):
     """The conditional branch gives the same hidden states whether the unconditional one runs between or not."""
+
     def cond_outputs(with_uncond):
         outputs, session = [], hetcache_session(mask_THW, "FPRPRF")
         with patched(pipe, session) as forward:

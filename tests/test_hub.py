@@ -34,7 +34,9 @@ def test_a_revision_is_asked_of_the_hub_and_has_its_own_folder(fetched, tmp_path
     paths = []
     for revision in ("abc123", "refs/pr/1"):
         model = HubModel(
-            model_id="Wan-AI/Wan2.1-VACE-1.3B", origin_file_pattern="Wan2.1_VAE.pth", revision=revision,
+            model_id="Wan-AI/Wan2.1-VACE-1.3B",
+            origin_file_pattern="Wan2.1_VAE.pth",
+            revision=revision,
             download_source=source,
         )
         model.download_if_necessary()

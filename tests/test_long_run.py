@@ -72,7 +72,9 @@ def test_the_record_lists_the_windows_and_their_sums(folder: Path) -> None:
     record = json.loads((folder / "out.json").read_text())
     windows = record["windows"]
     assert [each["window"] for each in windows] == [
-        {"start": 0, "count": 9, "known": 0}, {"start": 4, "count": 9, "known": 5}, {"start": 8, "count": 9, "known": 5}
+        {"start": 0, "count": 9, "known": 0},
+        {"start": 4, "count": 9, "known": 5},
+        {"start": 8, "count": 9, "known": 5},
     ]
     assert record["config"]["frames"] == NUM_FRAMES
     assert record["flops"]["run"] == sum(each["flops"]["run"] for each in windows)
@@ -133,11 +135,21 @@ def test_resume_goes_on_to_the_same_bytes(interrupted: Path, edits: list[int], c
     assert not (interrupted / "out_windows").exists()
 
 
-@pytest.mark.parametrize(("flags", "named"), [
-    ("--seed 1", "edit"), ("--steps 3", "edit"), ("--cache-thresh 0.2", "settings"), ("--mode baseline", "mode"),
-    ("--window 13", "windows"), ("--height 64", "size"), ("--mask-dilate 2", "input options"), ("--mask v.mp4", "mask"),
-    ("--mask-feather 9", "feather"), ("--dtype bfloat16", "dtype"),
-])
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--seed 1", "edit"),
+        ("--steps 3", "edit"),
+        ("--cache-thresh 0.2", "settings"),
+        ("--mode baseline", "mode"),
+        ("--window 13", "windows"),
+        ("--height 64", "size"),
+        ("--mask-dilate 2", "input options"),
+        ("--mask v.mp4", "mask"),
+        ("--mask-feather 9", "feather"),
+        ("--dtype bfloat16", "dtype"),
+    ],
+)
 def test_resume_with_other_flags_names_what_differs(
     interrupted: Path, flags: str, named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,11 +37,29 @@ def model_folder(tmp_path_factory):
 @pytest.mark.parametrize("name", [name for name, mode in MODES.items() if not mode.defaults])
 def test_every_mode_runs_on_the_example(model_folder, tmp_path, name):
     output = tmp_path / "out.mp4"
-    code = inference.main([
-        "--mode", name, "--model", str(model_folder), "--device", "cpu", "--dtype", "float32", "--frames", "5",
-        "--height", "48", "--width", "80", "--steps", "16", "--output", str(output),
-        *COARSE.get(name, []),
-    ])
+    code = inference.main(
+        [
+            "--mode",
+            name,
+            "--model",
+            str(model_folder),
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            "--frames",
+            "5",
+            "--height",
+            "48",
+            "--width",
+            "80",
+            "--steps",
+            "16",
+            "--output",
+            str(output),
+            *COARSE.get(name, []),
+        ]
+    )
     assert code == 0
     assert probe(output).height == 480
     run = json.loads(output.with_suffix(".json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} in JSON"))

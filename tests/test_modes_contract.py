@@ -104,9 +104,14 @@ def test_an_exception_in_mid_loop_restores_everything(recording, runs, name):
 
 # What makes the host wait for the device: a value read by it, or a result whose size the data decides.
 SYNCHRONISING = {
-    torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default,
-    torch.ops.aten.masked_select.default, torch.ops.aten._unique2.default, torch.ops.aten.unique_dim.default,
-    torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.equal.default, torch.ops.aten.bincount.default,
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten._unique2.default,
+    torch.ops.aten.unique_dim.default,
+    torch.ops.aten.repeat_interleave.Tensor,
+    torch.ops.aten.equal.default,
+    torch.ops.aten.bincount.default,
 }
 
 
@@ -123,9 +128,16 @@ class CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("wait", [
-    lambda x: x[0].item(), lambda x: bool(x[1] > 0), lambda x: x[x > 1], lambda x: x.unique(), lambda x: x.nonzero(),
-])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x[0].item(),
+        lambda x: bool(x[1] > 0),
+        lambda x: x[x > 1],
+        lambda x: x.unique(),
+        lambda x: x.nonzero(),
+    ],
+)
 def test_the_count_sees_each_way_to_synchronise(wait):
     with CountReads() as count:
         wait(torch.arange(4.0))
@@ -134,7 +146,8 @@ def test_the_count_sees_each_way_to_synchronise(wait):
 
 HETCACHE_SETTINGS = [
     {"context_kv": kv, "partial_vace": vace, "context_ratio": 0.2}
-    for kv in ("cached", "sampled") for vace in ("rows", "hints")
+    for kv in ("cached", "sampled")
+    for vace in ("rows", "hints")
 ]
 
 
@@ -236,9 +249,7 @@ def test_content_aware_modes_say_that_they_cannot_be_planned(recording, runs, na
 def test_baseline_has_nothing_to_choose(recording, runs):
     mode = MODES["baseline"]
     with pytest.raises(NotPlannable, match="fewer --steps"):
-        find_setting(
-            mode, mode.config(), 2.0, context(recording), runs["baseline"][1].schedule, run_shape(recording)
-        )
+        find_setting(mode, mode.config(), 2.0, context(recording), runs["baseline"][1].schedule, run_shape(recording))
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,20 @@ def test_the_page_asks_for_nothing_outside_itself(page):
 
 
 def test_the_page_holds_every_part(page):
-    for text in ("Methods", "Quality against time", "Side by side", "Steps", "Tokens", "Environment", "Commands",
-                 "teacache ran out of luck", "fake cpu", "<i>inference.py</i> <i>--mode</i> <i>hetcache</i>",
-                 "data:video/mp4", "data:image/svg+xml"):
+    for text in (
+        "Methods",
+        "Quality against time",
+        "Side by side",
+        "Steps",
+        "Tokens",
+        "Environment",
+        "Commands",
+        "teacache ran out of luck",
+        "fake cpu",
+        "<i>inference.py</i> <i>--mode</i> <i>hetcache</i>",
+        "data:video/mp4",
+        "data:image/svg+xml",
+    ):
         assert text in page
     for method in ("baseline", "teacache", "hetcache", "steps:hetcache"):
         assert f"<th>{breakable(method)}" in page
@@ -82,9 +93,22 @@ def test_empty_parts_are_left_out():
 
 
 def test_timelines_are_as_high_as_the_work_and_split_where_branches_differ():
-    steps = [{"step": i, "timestep": 1.0, "branch": branch, "compute": compute, "reason": "r", "signal": None,
-              "threshold": None, "tokens": 1, "flops": flops, "blocks": {}}
-             for branch in ("cond", "uncond") for i, (compute, flops) in enumerate([("full", 10), ("partial", 5)])]
+    steps = [
+        {
+            "step": i,
+            "timestep": 1.0,
+            "branch": branch,
+            "compute": compute,
+            "reason": "r",
+            "signal": None,
+            "threshold": None,
+            "tokens": 1,
+            "flops": flops,
+            "blocks": {},
+        }
+        for branch in ("cond", "uncond")
+        for i, (compute, flops) in enumerate([("full", 10), ("partial", 5)])
+    ]
     record = {"steps": steps, "flops": {"uncached": 40}, "decisions": {"cond": "FP", "uncond": "FP"}}
     assert [line.note for line in branch_timelines("x", record)] == ["1F 1P"]
     html = timelines_html(branch_timelines("x", record))
@@ -95,8 +119,10 @@ def test_timelines_are_as_high_as_the_work_and_split_where_branches_differ():
 
 
 def test_the_frontier_holds_what_nothing_beats():
-    points = [Point(name, s, s, s, db) for name, s, db in
-              (("slow", 9, 40), ("beaten", 8, 30), ("good", 5, 35), ("fast", 2, 20), ("worse", 3, 20))]
+    points = [
+        Point(name, s, s, s, db)
+        for name, s, db in (("slow", 9, 40), ("beaten", 8, 30), ("good", 5, 35), ("fast", 2, 20), ("worse", 3, 20))
+    ]
     assert [point.name for point in frontier(points)] == ["fast", "good", "slow"]
 
 
@@ -149,9 +175,19 @@ def test_a_browser_draws_the_page_without_errors(page, width, tmp_path):
         "if (inner && inner.body) Object.assign(document.body.dataset, inner.body.dataset); }, 100);</script>"
     )
     picture = tmp_path / "page.png"
-    common = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
-              "--disable-background-networking", "--allow-file-access-from-files", f"--window-size={width + 120},4000",
-              f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000"]
+    common = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--disable-background-networking",
+        "--allow-file-access-from-files",
+        f"--window-size={width + 120},4000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=4000",
+    ]
     url = frame.as_uri()
     dom = subprocess.run([*common, "--dump-dom", url], capture_output=True, text=True, timeout=120).stdout
     seen = dict(re.findall(r'data-(\w+)="([^"]*)"', dom.split("<iframe")[0]))
@@ -215,9 +251,20 @@ def test_scrubbing_moves_all_videos_to_the_same_frame(page, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         dom = subprocess.run(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom",
-             "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-             f"http://127.0.0.1:{server.server_port}/"], capture_output=True, text=True, timeout=120,
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--no-first-run",
+                "--dump-dom",
+                "--disable-background-networking",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"http://127.0.0.1:{server.server_port}/",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
         ).stdout
     finally:
         server.shutdown()

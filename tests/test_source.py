@@ -21,8 +21,9 @@ LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
 def grey_mask(num_frames: int) -> np.ndarray:
     """Levels 0, 100, 150 and 255 in bands that move down by 4 rows a frame."""
     levels = np.repeat(np.array([0, 100, 150, 255], np.uint8), 12)
-    return np.stack([np.broadcast_to(np.roll(levels, 4 * index)[:, None, None], (48, 64, 3))
-                     for index in range(num_frames)])
+    return np.stack(
+        [np.broadcast_to(np.roll(levels, 4 * index)[:, None, None], (48, 64, 3)) for index in range(num_frames)]
+    )
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def test_the_mask_is_inverted_and_then_grown(folder: Path) -> None:
     assert np.array_equal(grown, dilate_mask(~white, 3))
 
 
-@pytest.mark.parametrize(("extend", "order"), [
-    ("hold", [0, 1, 2, 3, 3, 3, 3, 3, 3]), ("loop", [0, 1, 2, 3, 0, 1, 2, 3, 0])
-])
+@pytest.mark.parametrize(
+    ("extend", "order"), [("hold", [0, 1, 2, 3, 3, 3, 3, 3, 3]), ("loop", [0, 1, 2, 3, 0, 1, 2, 3, 0])]
+)
 def test_a_shorter_mask_holds_or_loops_if_told(folder: Path, extend: str, order: list[int]) -> None:
     source = opened(folder, "short.mkv", mask_extend=extend)
     assert source.length() == 9
@@ -96,11 +97,17 @@ def test_outpainting_adds_to_a_mask(folder: Path) -> None:
     assert mask.sum() == plain.sum() + 9 * (60 * 72 - 48 * 64)
 
 
-@pytest.mark.parametrize(("mask", "options"), [
-    ("m.mkv", {}), ("m.png", {"mask_dilate_px": 2}), ("short.mkv", {"mask_extend": "hold"}),
-    ("short.mkv", {"mask_extend": "loop", "invert_mask": True}), (None, {"outpaint": (16, 0, 0, 4)}),
-    ("m.mkv", {"outpaint": (1, 2, 3, 4), "mask_threshold": 200}),
-])
+@pytest.mark.parametrize(
+    ("mask", "options"),
+    [
+        ("m.mkv", {}),
+        ("m.png", {"mask_dilate_px": 2}),
+        ("short.mkv", {"mask_extend": "hold"}),
+        ("short.mkv", {"mask_extend": "loop", "invert_mask": True}),
+        (None, {"outpaint": (16, 0, 0, 4)}),
+        ("m.mkv", {"outpaint": (1, 2, 3, 4), "mask_threshold": 200}),
+    ],
+)
 def test_a_stream_equals_a_read_from_any_frame_on(folder: Path, mask: str | None, options: dict[str, object]) -> None:
     source = opened(folder, mask, **options)
     frames, masks = source.read(9)

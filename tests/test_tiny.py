@@ -20,8 +20,19 @@ from diffsynth_patches.tiny_text import MAX_TOKENS, START, VOCABULARY, TinyTextE
 from diffsynth_patches.tiny_vae import from_patches, to_patches
 from hetcache.prefill import push_pull_fill
 
-SMALL = TinyConfig(dim=48, num_layers=2, num_heads=2, ffn_dim=64, vace_layers=(0,), text_dim=16, freq_dim=32,
-                   vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+SMALL = TinyConfig(
+    dim=48,
+    num_layers=2,
+    num_heads=2,
+    ffn_dim=64,
+    vace_layers=(0,),
+    text_dim=16,
+    freq_dim=32,
+    vae_width=16,
+    vae_encoder_depth=1,
+    vae_decoder_depth=1,
+    vae_refine_width=8,
+)
 trained = pytest.mark.skipif(not (WEIGHTS_DIR / "config.json").is_file(), reason="no weights in data/tiny")
 
 
@@ -75,8 +86,9 @@ def test_text_encoder_ignores_padding():
     assert not embedding[0, 2:].any()
 
 
-@pytest.mark.parametrize("bad", [{"dim": 80, "num_heads": 2}, {"dim": 100, "num_heads": 3}, {"vace_layers": (1,)},
-                                 {"vace_layers": (0, 8)}])
+@pytest.mark.parametrize(
+    "bad", [{"dim": 80, "num_heads": 2}, {"dim": 100, "num_heads": 3}, {"vace_layers": (1,)}, {"vace_layers": (0, 8)}]
+)
 def test_config_refuses_impossible_shapes(bad):
     with pytest.raises(ValueError):
         TinyConfig(**bad)
@@ -86,8 +98,19 @@ def test_pipeline_runs_and_is_reproducible():
     frames = [Image.fromarray(np.full((32, 48, 3), 40 * t, np.uint8)) for t in range(5)]
     hole = np.zeros((32, 48, 3), np.uint8)
     hole[8:24, 16:32] = 255
-    call = dict(prompt="dark", vace_video=frames, vace_video_mask=[Image.fromarray(hole)] * 5, num_frames=5, height=32,
-                width=48, tiled=False, seed=0, num_inference_steps=2, cfg_scale=2.0, progress_bar_cmd=lambda x: x)
+    call = dict(
+        prompt="dark",
+        vace_video=frames,
+        vace_video_mask=[Image.fromarray(hole)] * 5,
+        num_frames=5,
+        height=32,
+        width=48,
+        tiled=False,
+        seed=0,
+        num_inference_steps=2,
+        cfg_scale=2.0,
+        progress_bar_cmd=lambda x: x,
+    )
     first, second = (build_tiny_pipeline(SMALL, seed=3)(**call) for _ in range(2))
     assert len(first) == 5
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
@@ -159,7 +182,7 @@ def test_prefill_sees_through_time():
     scene = torch.nn.functional.interpolate(scene, scale_factor=2, mode="nearest")
     moving, still = torch.zeros(9, 1, 32, 32), torch.zeros(9, 1, 32, 32)
     for t in range(9):
-        moving[t, :, 8:20, 3 * t: 3 * t + 6] = 1
+        moving[t, :, 8:20, 3 * t : 3 * t + 6] = 1
     still[:, :, 8:20, 12:18] = 1
     errors = [float(((push_pull_fill(scene, m) - scene) * m).square().sum() / m.sum()) for m in (moving, still)]
     assert errors[0] < errors[1]

@@ -20,8 +20,19 @@ from train_tiny_dit import encode_sample, shifted  # noqa: E402
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline  # noqa: E402
 from diffsynth_patches.tiny_text import VOCABULARY  # noqa: E402
 
-SMALL = TinyConfig(dim=96, num_layers=3, num_heads=2, ffn_dim=64, vace_layers=(0, 2), text_dim=16, freq_dim=32,
-                   vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+SMALL = TinyConfig(
+    dim=96,
+    num_layers=3,
+    num_heads=2,
+    ffn_dim=64,
+    vace_layers=(0, 2),
+    text_dim=16,
+    freq_dim=32,
+    vae_width=16,
+    vae_encoder_depth=1,
+    vae_decoder_depth=1,
+    vae_refine_width=8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +69,10 @@ def test_local_head_looks_at_its_neighbour():
     attn = pipe.dit.blocks[0].self_attn
     cos, sin = tiny_forward.rotary_table(pipe.dit, 1, 5, 7, torch.float32, torch.device("cpu"))
     y = torch.randn(1, 35, 192, generator=torch.Generator().manual_seed(0))
-    q, k = (tiny_forward._rotate(tiny_forward._heads(tiny_forward._rms(linear(y), norm), 4), cos, sin)
-            for linear, norm in ((attn.q, attn.norm_q), (attn.k, attn.norm_k)))
+    q, k = (
+        tiny_forward._rotate(tiny_forward._heads(tiny_forward._rms(linear(y), norm), 4), cos, sin)
+        for linear, norm in ((attn.q, attn.norm_q), (attn.k, attn.norm_k))
+    )
     best = (q @ k.transpose(-1, -2))[0, 0, 17].argmax()
     assert int(best) == 16
 

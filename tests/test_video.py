@@ -76,9 +76,7 @@ def test_rotation_metadata_turns_the_frames(tmp_path: Path, degrees: int, turns:
 
 
 def test_variable_frame_rate_keeps_the_native_frames(tmp_path: Path) -> None:
-    path = make(
-        tmp_path / "a.mkv", "-vf", "setpts='(N+gt(N,3)*20)/24/TB'", "-fps_mode", "vfr", "-c:v", "ffv1"
-    )
+    path = make(tmp_path / "a.mkv", "-vf", "setpts='(N+gt(N,3)*20)/24/TB'", "-fps_mode", "vfr", "-c:v", "ffv1")
     assert close(read_frames(path), clip())
 
 
@@ -131,9 +129,7 @@ def test_still_images(tmp_path: Path) -> None:
     assert close(read_frames(tmp_path / "turned.jpg")[0], np.rot90(frame, 3), mean=8)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "pix_fmt"), [(48, 64, "yuv420p"), (47, 64, "yuv444p"), (1, 1, "yuv444p")]
-)
+@pytest.mark.parametrize(("height", "width", "pix_fmt"), [(48, 64, "yuv420p"), (47, 64, "yuv444p"), (1, 1, "yuv444p")])
 def test_written_video_comes_back_at_its_size(tmp_path: Path, height: int, width: int, pix_fmt: str) -> None:
     frames = clip(5, height, width)
     path = tmp_path / "out.mp4"
@@ -155,9 +151,7 @@ def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "args", "kept"), [("a.mp4", ["-c:a", "aac"], "aac"), ("a.mkv", ["-c:a", "flac"], "aac")]
 )
-def test_sound_is_kept_and_never_shortens_the_video(
-    tmp_path: Path, source: str, args: list[str], kept: str
-) -> None:
+def test_sound_is_kept_and_never_shortens_the_video(tmp_path: Path, source: str, args: list[str], kept: str) -> None:
     sound = make_with_sound(tmp_path / source, *args, seconds=0.5)
     assert probe(sound).has_audio
     for num_frames in (5, 30):
@@ -177,9 +171,7 @@ def test_animations_are_videos(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {}
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=rest, duration=100, **options)
     assert probe(tmp_path / f"a.{suffix}").kind == "video"
-    assert read_frames(tmp_path / f"a.{suffix}")[:, 0, 0, 0].tolist() == pytest.approx(
-        [0, 40, 80, 120], abs=2
-    )
+    assert read_frames(tmp_path / f"a.{suffix}")[:, 0, 0, 0].tolist() == pytest.approx([0, 40, 80, 120], abs=2)
 
 
 HEADER = """Input #0, mov,mp4, from 'file:a.mov':

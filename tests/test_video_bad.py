@@ -34,12 +34,7 @@ def png_of_size(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
 
 
 def cut(source: str, keep: float, *args: object) -> Make:
@@ -193,9 +188,7 @@ def test_a_playlist_that_names_a_real_video_is_not_followed(tmp_path: Path) -> N
 
 def test_metadata_cannot_pose_as_a_stream(tmp_path: Path) -> None:
     lie = "x\n  Stream #0:0: Video: h264, yuv420p, 99999x99999, 1 fps"
-    path = make(
-        tmp_path / "a.mkv", "-c:v", "ffv1", "-metadata", f"title={lie}", "-metadata", f"comment={lie}"
-    )
+    path = make(tmp_path / "a.mkv", "-c:v", "ffv1", "-metadata", f"title={lie}", "-metadata", f"comment={lie}")
     assert (probe(path).width, probe(path).height) == (64, 48)
 
 
@@ -215,9 +208,7 @@ def test_a_change_of_size_in_mid_stream_keeps_the_first_size(tmp_path: Path) -> 
     assert shapes == {(48, 64, 3)}
 
 
-def test_too_long_for_memory_is_said_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_long_for_memory_is_said_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(tmp_path / "a.mkv", "-c:v", "ffv1")
     with pytest.raises(VideoError, match="do not fit in memory"):
         read_frames(path, 10**9)

@@ -76,9 +76,7 @@ def test_threshold_is_inclusive_white(tmp_path: Path) -> None:
 
 def test_short_masks_are_an_error_unless_told(mask_video: Path) -> None:
     expected = moving_mask()
-    with pytest.raises(
-        VideoError, match="7 frames asked, 5 there; use --frames 5 or fewer, or --mask-extend"
-    ):
+    with pytest.raises(VideoError, match="7 frames asked, 5 there; use --frames 5 or fewer, or --mask-extend"):
         read_mask(mask_video, 7, SIZE)
     held = read_mask(mask_video, 7, SIZE, extend="hold")
     assert np.array_equal(held, expected[[0, 1, 2, 3, 4, 4, 4]])

@@ -65,9 +65,7 @@ def test_a_link_is_followed(existing: Path, tmp_path: Path) -> None:
     assert probe(existing).codec == "h264"
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), RuntimeError("model failed"), VideoError("source ended")]
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("model failed"), VideoError("source ended")])
 def test_an_error_among_the_frames_passes_and_leaves_all(existing: Path, error: BaseException) -> None:
     def frames() -> Iterator[np.ndarray]:
         yield from clip(3)
@@ -79,16 +77,12 @@ def test_an_error_among_the_frames_passes_and_leaves_all(existing: Path, error: 
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_at_the_end_leaves_all(
-    existing: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_a_full_disk_at_the_end_leaves_all(existing: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os if step == "fsync" else Path, step, full)
-    with pytest.raises(
-        VideoError, match=r"out\.mp4: not written \(No space left on device\); free disk space"
-    ):
+    with pytest.raises(VideoError, match=r"out\.mp4: not written \(No space left on device\); free disk space"):
         write_video(existing, clip(3), 24)
     assert_untouched(existing)
 
@@ -106,9 +100,7 @@ try:
 except VideoError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, existing], cwd=REPOSITORY, capture_output=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program, existing], cwd=REPOSITORY, capture_output=True, timeout=60)
     assert b"out.mp4: not written" in done.stdout, done
     assert_untouched(existing)
 
@@ -211,10 +203,17 @@ def test_pixel_aspect_survives(tmp_path: Path) -> None:
     assert probe(tmp_path / "out.mp4").pixel_aspect == (16, 15)
 
 
-@pytest.mark.parametrize(("name", "picture", "codec"), [
-    ("a.mp4", "libx264", "aac"), ("a.ts", "mpeg2video", "aac"), ("a.mkv", "libx264", "libopus"),
-    ("a.mkv", "libx264", "ac3"), ("a.mov", "libx264", "pcm_s16le"), ("a.mov", "libx264", "alac"),
-])
+@pytest.mark.parametrize(
+    ("name", "picture", "codec"),
+    [
+        ("a.mp4", "libx264", "aac"),
+        ("a.ts", "mpeg2video", "aac"),
+        ("a.mkv", "libx264", "libopus"),
+        ("a.mkv", "libx264", "ac3"),
+        ("a.mov", "libx264", "pcm_s16le"),
+        ("a.mov", "libx264", "alac"),
+    ],
+)
 def test_sound_of_any_kind_comes_along(tmp_path: Path, name: str, picture: str, codec: str) -> None:
     path = make_with_sound(tmp_path / name, "-c:v", picture, "-pix_fmt", "yuv420p", "-c:a", codec)
     lost: list[str] = []

@@ -23,9 +23,14 @@ def managed_pipe(pipe):
     managed = copy.copy(pipe)
     managed._modules = dict(pipe._modules)
     config = {
-        "offload_dtype": torch.float16, "offload_device": "cpu", "onload_dtype": torch.float16, "onload_device": "cpu",
-        "preparing_dtype": torch.float16, "preparing_device": "cpu",
-        "computation_dtype": torch.float32, "computation_device": "cpu",
+        "offload_dtype": torch.float16,
+        "offload_device": "cpu",
+        "onload_dtype": torch.float16,
+        "onload_device": "cpu",
+        "preparing_dtype": torch.float16,
+        "preparing_device": "cpu",
+        "computation_dtype": torch.float32,
+        "computation_device": "cpu",
     }
     pool = ModelPool()
     for name in ("dit", "vace"):

@@ -45,10 +45,18 @@ def test_the_default_overlap_is_valid_and_about_a_quarter() -> None:
         check_window(length, default_overlap(length))
 
 
-@pytest.mark.parametrize(("length", "overlap", "message"), [
-    (10, 5, "--window 10"), (9, 6, "--overlap 6"), (9, 9, "less than"), (9, 13, "less than"),
-    (1, 1, "--window 1: at least 5"), (9, 0, "--overlap 0"), (-3, 1, "--window -3"),
-])
+@pytest.mark.parametrize(
+    ("length", "overlap", "message"),
+    [
+        (10, 5, "--window 10"),
+        (9, 6, "--overlap 6"),
+        (9, 9, "less than"),
+        (9, 13, "less than"),
+        (1, 1, "--window 1: at least 5"),
+        (9, 0, "--overlap 0"),
+        (-3, 1, "--window -3"),
+    ],
+)
 def test_windows_that_cannot_be_are_refused(length: int, overlap: int, message: str) -> None:
     with pytest.raises(VideoError, match=message):
         plan_windows(100, length, overlap)
@@ -178,10 +186,15 @@ def test_a_damaged_window_is_said_and_can_be_deleted(store: WindowStore, damage:
     save(store, 0)
     path = store.folder / "window_00000.npz"
     whole = path.read_bytes()
-    path.write_bytes({
-        "empty": b"", "text": b"no zip", "cut": whole[:-40], "zeros inside": whole[:150] + bytes(90) + whole[240:],
-        "ones inside": whole[:45] + b"\xff" * 90 + whole[135:],
-    }[damage])
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"no zip",
+            "cut": whole[:-40],
+            "zeros inside": whole[:150] + bytes(90) + whole[240:],
+            "ones inside": whole[:45] + b"\xff" * 90 + whole[135:],
+        }[damage]
+    )
     with pytest.raises(VideoError, match=r"window_00000\.npz: damaged; delete it and go on with --resume"):
         store.frames(0)
     (store.folder / "window_00000.json").write_text("{")

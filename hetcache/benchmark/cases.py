@@ -40,6 +40,7 @@ def find_cases(videos: Path, masks: Path) -> list[Case]:
 
 def _clips(folder: Path) -> list[Path]:
     return sorted(
-        path for path in folder.iterdir()
+        path
+        for path in folder.iterdir()
         if not path.name.startswith(".") and (path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES)
     )

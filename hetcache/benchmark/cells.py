@@ -49,8 +49,13 @@ class Cell:
     def folder(self) -> Path:
         """Relative to the benchmark's `cells` folder."""
         facts = {
-            "mode": self.method.mode, "config": asdict(self.method.config()), "steps": self.method.num_steps,
-            "matches": self.method.matches, "video": self.case.digest, "seed": self.seed, "setup": dict(self.setup),
+            "mode": self.method.mode,
+            "config": asdict(self.method.config()),
+            "steps": self.method.num_steps,
+            "matches": self.method.matches,
+            "video": self.case.digest,
+            "seed": self.seed,
+            "setup": dict(self.setup),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:10]
         name = re.sub(r"[^A-Za-z0-9_.=]+", "-", self.method.name)[:60]

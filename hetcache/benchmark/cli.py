@@ -25,7 +25,10 @@ EPILOG = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "benchmark.sh", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
+        "benchmark.sh",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_what(parser.add_argument_group("what to compare"))
@@ -33,8 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     out = parser.add_argument_group("output")
     out.add_argument("--output", type=Path, default=Path("outputs/benchmark"), help="folder (outputs/benchmark)")
     out.add_argument("--fresh", action="store_true", help="forget the finished cells in --output and start over")
-    out.add_argument("--publish", type=Path, metavar="DIR",
-                     help="also write report, table and figures under dated names here, such as docs/benchmarks")
+    out.add_argument(
+        "--publish",
+        type=Path,
+        metavar="DIR",
+        help="also write report, table and figures under dated names here, such as docs/benchmarks",
+    )
     out.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -49,7 +56,10 @@ def fill_defaults(args: argparse.Namespace, cuda: bool) -> None:
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--modes", nargs="+", default=["default"], metavar="METHOD",
+        "--modes",
+        nargs="+",
+        default=["default"],
+        metavar="METHOD",
         help="modes, with settings as hetcache:cache_thresh=0.1,context_ratio=0.2; steps:25 (fewer steps, no cache); "
         "steps:hetcache (as many as its FLOPs pay for); all; default: the paper's table and the added methods",
     )
@@ -58,20 +68,31 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the noise (default 0)")
     group.add_argument("--repeats", type=int, help=f"runs of each cell (default {_by_device('repeats')})")
     group.add_argument(
-        "--quick", action="store_true",
+        "--quick",
+        action="store_true",
         help=f"{QUICK['frames']} frames, {QUICK['steps']} steps, once: a look in minutes",
     )
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", default="auto", help=f"auto, {', '.join(MODELS)}, or a folder with weights")
-    group.add_argument("--random-weights", action="store_true",
-                       help="the model's true dimensions with random weights: time and memory, no quality")
-    group.add_argument("--decisions", help="with --random-weights: HetCache's decisions to replay, one letter a step, "
-                       "or a run's .json record (default: those under a steady change)")
+    group.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="the model's true dimensions with random weights: time and memory, no quality",
+    )
+    group.add_argument(
+        "--decisions",
+        help="with --random-weights: HetCache's decisions to replay, one letter a step, "
+        "or a run's .json record (default: those under a steady change)",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
-    group.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-                       help="auto: bfloat16 on CUDA, float32 on a CPU")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="auto: bfloat16 on CUDA, float32 on a CPU",
+    )
     group.add_argument("--huggingface", action="store_true", help="fetch weights from Hugging Face, not ModelScope")
     group.add_argument("--steps", type=int, help=f"denoising steps (default {_by_device('steps')})")
     group.add_argument("--frames", type=int, help=f"frames, 4k+1 (default {_by_device('frames')})")

@@ -37,8 +37,10 @@ def write_outputs(
 
     document = make_document(plan, store, model_id, command, today)
     text = plain(document["rows"])
-    contents = {"benchmark.json": json.dumps(_json(document), indent=1, allow_nan=False) + "\n",
-                "table.md": page_markdown(document)}
+    contents = {
+        "benchmark.json": json.dumps(_json(document), indent=1, allow_nan=False) + "\n",
+        "table.md": page_markdown(document),
+    }
     try:
         contents["report.html"] = benchmark_html(document, plan, store)
     except MetricError as error:
@@ -71,8 +73,8 @@ def make_document(plan: Plan, store: Store, model_id: str, command: str, today: 
         "name": f"{today.isoformat()}-{model_id}{'-random' if random else ''}-{place}",
         "title": f"HetCache benchmark: {model_id}{', random weights' if random else ''}",
         "lead": f"{machine}, {today.isoformat()}. {config.get('frames', 0)} frames of {size}, {plan.num_steps} steps, "
-                f"guidance {config.get('cfg_scale', 0):g}, {_counted(len(plan.cases), 'video')}, "
-                f"{_counted(len(plan.seeds), 'seed')}, {_counted(plan.num_repeats, 'repeat')}.",
+        f"guidance {config.get('cfg_scale', 0):g}, {_counted(len(plan.cases), 'video')}, "
+        f"{_counted(len(plan.seeds), 'seed')}, {_counted(plan.num_repeats, 'repeat')}.",
         "random_weights": random,
         "warnings": _warnings(plan, rows, random, len(processes)),
         "rows": rows,
@@ -81,7 +83,8 @@ def make_document(plan: Plan, store: Store, model_id: str, command: str, today: 
             "date": today.isoformat(),
             **{name: value for name, value in hardware.items()},
             **{f"{name} version": value for name, value in package_versions().items()},
-            "model": model_id, "dtype": config.get("dtype", ""),
+            "model": model_id,
+            "dtype": config.get("dtype", ""),
             "prompt": plan.setup.get("prompt", ""),
             "videos": ", ".join(f"{case.name} (sha256 {case.digest})" for case in plan.cases),
             "seeds": " ".join(map(str, plan.seeds)),
@@ -131,8 +134,10 @@ def shown_path(path: Path) -> str:
 def _commands(plan: Plan, store: Store) -> list[dict[str, str]]:
     case, seed = plan.cases[0], plan.seeds[0]
     cells = [plan.settled(method, case, seed, store) for method in plan.methods]
-    return [{"method": cell.method.name, "command": inference_command(cell, plan, plan.setup["model_name"])}
-            for cell in cells]
+    return [
+        {"method": cell.method.name, "command": inference_command(cell, plan, plan.setup["model_name"])}
+        for cell in cells
+    ]
 
 
 def _warnings(plan: Plan, rows: list[dict[str, Any]], random: bool, num_processes: int) -> list[str]:
@@ -141,14 +146,17 @@ def _warnings(plan: Plan, rows: list[dict[str, Any]], random: bool, num_processe
     if not random and measured and not any("lpips" in row["quality"]["source"].get("all", {}) for row in measured):
         lines.append("LPIPS was not measured: its weights come with `python scripts/fetch_weights.py lpips`.")
     if num_processes > 1:
-        lines.append(f"Taken in {num_processes} processes: the benchmark was interrupted and resumed. Each ratio is "
-                     "against the baseline of its own process.")
+        lines.append(
+            f"Taken in {num_processes} processes: the benchmark was interrupted and resumed. Each ratio is "
+            "against the baseline of its own process."
+        )
     return lines
 
 
 def _records(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    cells = [plan.settled(method, case, seed, store)
-             for method in plan.methods for case in plan.cases for seed in plan.seeds]
+    cells = [
+        plan.settled(method, case, seed, store) for method in plan.methods for case in plan.cases for seed in plan.seeds
+    ]
     return [record for cell in cells for record in store.runs(cell, plan.num_repeats)]
 
 
@@ -174,4 +182,3 @@ def _json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value
-

@@ -15,7 +15,10 @@ Frames = NDArray[np.uint8]
 
 
 def judge(
-    frames_THWC: Frames, baseline_THWC: Frames | None, source_THWC: Frames, mask_THW: NDArray[np.bool_],
+    frames_THWC: Frames,
+    baseline_THWC: Frames | None,
+    source_THWC: Frames,
+    mask_THW: NDArray[np.bool_],
     lpips: Lpips | None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """{"baseline", "source": {region: {"psnr" dB, "ssim", "lpips"}}}, at the model's size, before compositing.

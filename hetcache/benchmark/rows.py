@@ -35,8 +35,12 @@ def _row(method: Method, plan: Plan, store: Store, cases: list[Case], clock: _Cl
     failures = [record["failed"] for cell in cells if (record := store.failure(cell)) is not None]
     shown = cells[0].method
     row: Row = {
-        "method": method.name, "mode": method.mode, "setting": shown.setting(), "runs": len(runs),
-        "cells": len({str(cell.folder) for cell, _ in runs}), "cells_planned": len(cells),
+        "method": method.name,
+        "mode": method.mode,
+        "setting": shown.setting(),
+        "runs": len(runs),
+        "cells": len({str(cell.folder) for cell, _ in runs}),
+        "cells_planned": len(cells),
         "steps": sorted({cell.method.num_steps or plan.num_steps for cell in cells}),
     }
     if failures:
@@ -60,8 +64,10 @@ def _work(runs: list[tuple[Cell, Record]], plan: Plan, store: Store) -> Row:
     run = sum(record["flops"]["run"] for record in records)
     return {
         "decisions": letters[0],
-        **{name: statistics.fmean(word.count(letter) for word in letters)
-           for name, letter in (("full", "F"), ("partial", "P"), ("reuse", "R"))},
+        **{
+            name: statistics.fmean(word.count(letter) for word in letters)
+            for name, letter in (("full", "F"), ("partial", "P"), ("reuse", "R"))
+        },
         "pflops": run / len(records) / 1e15,
         "flops_ratio": uncached / run if run else None,
         "accelerated": any(record["accelerated"] for record in records) or min(steps) < plan.num_steps,
@@ -78,8 +84,11 @@ def _times(runs: list[tuple[Cell, Record]], clock: _Clock) -> Row:
     sooner = [base[1] / time for base, time in zip(bases, whole, strict=True) if base]
     return {
         **{f"{stage}_s": statistics.median(record["timing_s"][stage] for _, record in runs) for stage in STAGES},
-        "denoise_min_s": min(denoise), "denoise_max_s": max(denoise),
-        "end_to_end_s": statistics.median(whole), "end_to_end_min_s": min(whole), "end_to_end_max_s": max(whole),
+        "denoise_min_s": min(denoise),
+        "denoise_max_s": max(denoise),
+        "end_to_end_s": statistics.median(whole),
+        "end_to_end_min_s": min(whole),
+        "end_to_end_max_s": max(whole),
         "speedup": statistics.median(faster) if faster else None,
         "end_to_end_speedup": statistics.median(sooner) if sooner else None,
         "realised": None,

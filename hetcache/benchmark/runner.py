@@ -143,7 +143,10 @@ class _Process:
     def fail(self, cell: Cell, repeat: int, error: Exception) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         record = {
-            "failed": message, "type": type(error).__name__, "process": self.process, "repeat": repeat,
+            "failed": message,
+            "type": type(error).__name__,
+            "process": self.process,
+            "repeat": repeat,
             "traceback": "".join(traceback.format_exception(error)),
         }
         self.store.keep_failure(cell, record)

@@ -77,44 +77,77 @@ def _spread(stage: str) -> Value:
 
 
 METRIC_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "psnr": ("PSNR", _db), "ssim": ("SSIM", lambda v: f"{v:.4f}"), "lpips": ("LPIPS", lambda v: f"{v:.4f}"),
+    "psnr": ("PSNR", _db),
+    "ssim": ("SSIM", lambda v: f"{v:.4f}"),
+    "lpips": ("LPIPS", lambda v: f"{v:.4f}"),
 }
 
 
 def columns() -> list[Column]:
     """All columns of the table, in order; the brief ones fit a terminal."""
+
     def text(value: Any) -> str:
         return str(value) or NONE
 
     found = [
         Column("", "method", "mode or preset", _key("method"), text, True),
         Column("", "setting", "what differs from the mode's defaults", _key("setting"), text),
-        Column("steps", "full/partial/reuse", "steps computed in full, in some tokens or sub-layers, and not at all",
-               _counts, text, True),
+        Column(
+            "steps",
+            "full/partial/reuse",
+            "steps computed in full, in some tokens or sub-layers, and not at all",
+            _counts,
+            text,
+            True,
+        ),
         Column("work", "PFLOPs", "analytic FLOPs of the denoising loop, both branches", _key("pflops"), _pflops),
         Column("work", "ratio", "uncached FLOPs over these", _key("flops_ratio"), _ratio, True),
         Column("denoising", "s", "median time of the denoising loop", _key("denoise_s"), _seconds, True),
         Column("denoising", "range", "fastest to slowest run", _spread("denoise"), text),
         Column("denoising", "speed-up", "the same process's baseline over this", _key("speedup"), _ratio, True),
-        Column("denoising", "realised", "speed-up over FLOPs ratio: 1 turns all saved work into saved time",
-               _key("realised"), lambda v: f"{v:.2f}"),
+        Column(
+            "denoising",
+            "realised",
+            "speed-up over FLOPs ratio: 1 turns all saved work into saved time",
+            _key("realised"),
+            lambda v: f"{v:.2f}",
+        ),
         Column("end to end", "s", "text, VAE encode, denoise, VAE decode", _key("end_to_end_s"), _seconds, True),
-        Column("end to end", "speed-up", "the same process's baseline over this", _key("end_to_end_speedup"), _ratio,
-               True),
+        Column(
+            "end to end", "speed-up", "the same process's baseline over this", _key("end_to_end_speedup"), _ratio, True
+        ),
     ]
     for region, name in REGIONS:
         for metric, (shown, show) in METRIC_SHOWN.items():
-            found.append(Column(
-                f"against uncached: {name}", shown, f"{shown} of the raw output, {name}, against the baseline's",
-                _quality("baseline", region, metric), show, brief=region == "in_mask" and metric == "psnr",
-            ))
+            found.append(
+                Column(
+                    f"against uncached: {name}",
+                    shown,
+                    f"{shown} of the raw output, {name}, against the baseline's",
+                    _quality("baseline", region, metric),
+                    show,
+                    brief=region == "in_mask" and metric == "psnr",
+                )
+            )
     for metric, (shown, show) in METRIC_SHOWN.items():
-        found.append(Column("against source", shown, f"{shown} of the raw output against the source video",
-                            _quality("source", "all", metric), show))
+        found.append(
+            Column(
+                "against source",
+                shown,
+                f"{shown} of the raw output against the source video",
+                _quality("source", "all", metric),
+                show,
+            )
+        )
     found += [
         Column("memory", "cache", "peak bytes kept from step to step", _key("cache_bytes"), _bytes),
-        Column("memory", "peak GiB", "peak of the GPU's allocations, of resident memory on a CPU",
-               _key("peak_memory_gib"), lambda v: f"{v:.2f}"),
+        Column(
+            "memory",
+            "peak GiB",
+            "peak of the GPU's allocations, of resident memory on a CPU",
+            _key("peak_memory_gib"),
+            lambda v: f"{v:.2f}",
+        ),
     ]
     return found
 
@@ -126,8 +159,10 @@ def plain(rows: list[Row]) -> str:
     lines = [head, *([column.text(row) for column in shown] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(head))]
     text = [
-        "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width)
-                  for index, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     ]
     return "\n".join([*text, *failures(rows)])
@@ -156,6 +191,11 @@ def failures(rows: list[Row]) -> list[str]:
 
 def _head(column: Column) -> str:
     """A short heading that needs no group above it."""
-    group = {"steps": "", "work": "FLOPs", "denoising": "denoise", "end to end": "whole",
-            "against uncached: in mask": "in-mask"}.get(column.group, column.group)
+    group = {
+        "steps": "",
+        "work": "FLOPs",
+        "denoising": "denoise",
+        "end to end": "whole",
+        "against uncached: in mask": "in-mask",
+    }.get(column.group, column.group)
     return " ".join(part for part in (group, column.name) if part)

@@ -34,22 +34,28 @@ def benchmark_html(document: Mapping[str, Any], plan: Plan, store: Store) -> str
     for name, own in document["rows_by_video"].items():
         tables.append((f"Methods on {name}", table_html(own)))
     cells = _finished(plan, plan.cases[0], store)
-    viewers = [] if document["random_weights"] else [
-        viewer for case in plan.cases[:MAX_VIEWERS] if (viewer := _viewer(plan, case, store)) is not None
-    ]
-    return render(Page(
-        title=document["title"],
-        lead=document["lead"],
-        cards=_cards(rows),
-        warnings=[*document["warnings"], *failures(rows)],
-        tables=tables,
-        plot=pareto_html(_points(rows), next((row.get("denoise_s") for row in rows if row["mode"] == BASELINE), None)),
-        timelines=[("Steps", _timelines(cells, store))],
-        token_maps=_token_maps(cells, store),
-        viewers=viewers,
-        environment=[(name, str(value)) for name, value in document["environment"].items()],
-        commands=[(entry["method"], entry["command"]) for entry in document["commands"]],
-    ))
+    viewers = (
+        []
+        if document["random_weights"]
+        else [viewer for case in plan.cases[:MAX_VIEWERS] if (viewer := _viewer(plan, case, store)) is not None]
+    )
+    return render(
+        Page(
+            title=document["title"],
+            lead=document["lead"],
+            cards=_cards(rows),
+            warnings=[*document["warnings"], *failures(rows)],
+            tables=tables,
+            plot=pareto_html(
+                _points(rows), next((row.get("denoise_s") for row in rows if row["mode"] == BASELINE), None)
+            ),
+            timelines=[("Steps", _timelines(cells, store))],
+            token_maps=_token_maps(cells, store),
+            viewers=viewers,
+            environment=[(name, str(value)) for name, value in document["environment"].items()],
+            commands=[(entry["method"], entry["command"]) for entry in document["commands"]],
+        )
+    )
 
 
 def _cards(rows: list[Row]) -> list[Card]:
@@ -58,13 +64,19 @@ def _cards(rows: list[Row]) -> list[Card]:
         if not row["runs"]:
             continue
         if row["method"] == BASELINE:
-            cards.append(Card(f"{row['denoise_s']:.1f} s", "baseline, denoising",
-                              f"{row['end_to_end_s']:.1f} s end to end"))
+            cards.append(
+                Card(f"{row['denoise_s']:.1f} s", "baseline, denoising", f"{row['end_to_end_s']:.1f} s end to end")
+            )
         elif row["speedup"] and _kind(row) != "other" and not row["mode"].endswith("_teacache"):
             psnr = _in_mask_psnr(row)
             quality = f", {psnr:.1f} dB in mask" if psnr is not None else ""
-            cards.append(Card(f"{row['speedup']:.2f}x", f"{row['method']}, denoising",
-                              f"{row['end_to_end_speedup']:.2f}x end to end{quality}"))
+            cards.append(
+                Card(
+                    f"{row['speedup']:.2f}x",
+                    f"{row['method']}, denoising",
+                    f"{row['end_to_end_speedup']:.2f}x end to end{quality}",
+                )
+            )
     return cards[:6]
 
 
@@ -73,8 +85,9 @@ def _points(rows: list[Row]) -> list[Point]:
     for row in rows:
         psnr = _in_mask_psnr(row)
         if psnr is not None and np.isfinite(psnr):
-            points.append(Point(row["method"], row["denoise_s"], row["denoise_min_s"], row["denoise_max_s"], psnr,
-                                _kind(row)))
+            points.append(
+                Point(row["method"], row["denoise_s"], row["denoise_min_s"], row["denoise_max_s"], psnr, _kind(row))
+            )
     return points
 
 
@@ -95,8 +108,12 @@ def _finished(plan: Plan, case: Case, store: Store) -> list[Cell]:
 
 
 def _timelines(cells: list[Cell], store: Store) -> list[Timeline]:
-    return [line for cell in cells if (record := store.run(cell, 0)) is not None
-            for line in branch_timelines(cell.method.name, record)]
+    return [
+        line
+        for cell in cells
+        if (record := store.run(cell, 0)) is not None
+        for line in branch_timelines(cell.method.name, record)
+    ]
 
 
 def _token_maps(cells: list[Cell], store: Store) -> list[TokenMapPart]:
@@ -129,7 +146,12 @@ def _viewer(plan: Plan, case: Case, store: Store) -> Viewer | None:
     tiles += [(cell.method.name, read_frames(store.video(cell))) for cell in cells]
     first, second = _shown_first([cell.method for cell in cells])
     panels: list[dict[str, Any]] = [
-        {"tile": 0}, {"tile": 1}, {"tile": 2}, {"choose": 2 + first}, {"choose": 2 + second}, {"difference": [3, 2]},
+        {"tile": 0},
+        {"tile": 1},
+        {"tile": 2},
+        {"choose": 2 + first},
+        {"choose": 2 + second},
+        {"difference": [3, 2]},
     ]
     return Viewer(case.name, probe(case.video).fps, tiles, panels)
 

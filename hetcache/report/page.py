@@ -57,8 +57,10 @@ def render(page: Page) -> str:
         _header(page),
         *(_section(heading, table, "table") for heading, table in page.tables),
         _section("Quality against time", page.plot, "plot") if page.plot else "",
-        *(_section("Side by side" if len(page.viewers) == 1 else f"Side by side: {viewer.name}", viewer_html(viewer))
-          for viewer in page.viewers),
+        *(
+            _section("Side by side" if len(page.viewers) == 1 else f"Side by side: {viewer.name}", viewer_html(viewer))
+            for viewer in page.viewers
+        ),
         *(_section(heading, timelines_html(lines)) for heading, lines in page.timelines if lines),
         _section("Tokens", _token_maps(page.token_maps)) if page.token_maps else "",
         _section("Environment", _facts(page.environment)) if page.environment else "",

@@ -11,9 +11,16 @@ from hetcache.metrics.errors import optional_import
 from hetcache.report.viewer import data_uri
 
 OURS, OTHERS, STEPS, BASELINE = "#0b6e75", "#5b6875", "#c8501e", "#16202b"
-OFFSETS = ((8, 0, "left", "center"), (-8, 0, "right", "center"), (0, 9, "center", "bottom"),
-           (0, -9, "center", "top"), (8, 10, "left", "bottom"), (8, -10, "left", "top"),
-           (-8, 10, "right", "bottom"), (-8, -10, "right", "top"))
+OFFSETS = (
+    (8, 0, "left", "center"),
+    (-8, 0, "right", "center"),
+    (0, 9, "center", "bottom"),
+    (0, -9, "center", "top"),
+    (8, 10, "left", "bottom"),
+    (8, -10, "left", "top"),
+    (-8, 10, "right", "bottom"),
+    (-8, -10, "right", "top"),
+)
 
 LONGEST_LABEL = 30
 
@@ -69,8 +76,18 @@ def pareto_svg(points: Sequence[Point], baseline_s: float | None, size: tuple[fl
         _scatter(axes, points)
         if baseline_s is not None:
             axes.axvline(baseline_s, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate("baseline", (baseline_s, 1), xycoords=("data", "axes fraction"), xytext=(-4, -4),
-                          textcoords="offset points", ha="right", va="top", rotation=90, color=BASELINE, fontsize=9)
+            axes.annotate(
+                "baseline",
+                (baseline_s, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-4, -4),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                rotation=90,
+                color=BASELINE,
+                fontsize=9,
+            )
         axes.set_xlabel("denoising time, seconds")
         axes.set_ylabel("PSNR in mask, dB")
         axes.set_xlim(left=0)
@@ -93,8 +110,16 @@ def _scatter(axes: Any, points: Sequence[Point]) -> None:
         marker = {"ours": "D", "steps": "s"}.get(point.kind, "o")
         if point.high > point.low:
             axes.plot([point.low, point.high], [point.psnr_db] * 2, color=colour, linewidth=1.2, alpha=0.6, zorder=2)
-        axes.scatter([point.seconds], [point.psnr_db], s=46, color=colour, marker=marker, zorder=3,
-                     edgecolors="white", linewidths=0.8)
+        axes.scatter(
+            [point.seconds],
+            [point.psnr_db],
+            s=46,
+            color=colour,
+            marker=marker,
+            zorder=3,
+            edgecolors="white",
+            linewidths=0.8,
+        )
 
 
 def _place_labels(figure: Any, axes: Any, points: Sequence[Point], baseline_s: float | None) -> None:
@@ -116,8 +141,9 @@ def _place_labels(figure: Any, axes: Any, points: Sequence[Point], baseline_s: f
             inside = area.x0 <= box.x0 and box.x1 <= area.x1 and area.y0 <= box.y0 and box.y1 <= area.y1
             free = inside and not any(box.overlaps(other) for other in taken)
             free = free and not any(box.x0 - 2 <= x <= box.x1 + 2 for x in lines)
-            if free and not any(x0 - 3 <= box.x1 and box.x0 - 3 <= x1 and box.y0 - 2 <= y <= box.y1 + 2
-                                for x0, x1, y in bars):
+            if free and not any(
+                x0 - 3 <= box.x1 and box.x0 - 3 <= x1 and box.y0 - 2 <= y <= box.y1 + 2 for x0, x1, y in bars
+            ):
                 chosen = label
                 break
             label.remove()
@@ -130,8 +156,15 @@ def _label(axes: Any, point: Point, place: tuple[int, int, str, str], colour: st
     dx, dy, ha, va = place
     name = point.name if len(point.name) <= LONGEST_LABEL else point.name[: LONGEST_LABEL - 3] + "..."
     label = axes.annotate(
-        name, (point.seconds, point.psnr_db), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va,
-        fontsize=9, color=colour, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
+        name,
+        (point.seconds, point.psnr_db),
+        xytext=(dx, dy),
+        textcoords="offset points",
+        ha=ha,
+        va=va,
+        fontsize=9,
+        color=colour,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6},
     )
     label.set_in_layout(False)  # a long name must not squeeze the axes
     return label

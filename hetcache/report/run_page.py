@@ -22,8 +22,13 @@ Frames = NDArray[np.uint8]
 
 
 def run_html(
-    record: Mapping[str, Any], command: str, clip: Clip, edited_THWC: Frames, classes: TokenClasses,
-    plans: Mapping[int, TokenPlan], baseline_THWC: Frames | None = None,
+    record: Mapping[str, Any],
+    command: str,
+    clip: Clip,
+    edited_THWC: Frames,
+    classes: TokenClasses,
+    plans: Mapping[int, TokenPlan],
+    baseline_THWC: Frames | None = None,
 ) -> str:
     """The page of the run that `record` describes.
 
@@ -38,18 +43,20 @@ def run_html(
     if not record["accelerated"] and record["mode"] != "baseline":
         notes.append("Not accelerated: no partial and no reused step at these settings.")
     height, width = clip.size
-    return render(Page(
-        title=f"{clip.path.name}, edited by {record['mode']}",
-        lead=f"{record['model']} on {machine(record['hardware'])}, {clip.num_frames} frames of {width}x{height}, "
-             f"{record['config']['num_steps']} steps, seed {record['seed']}.",
-        cards=_cards(record),
-        warnings=notes,
-        viewers=[_viewer(clip, edited_THWC, baseline_THWC)],
-        timelines=[("Steps", branch_timelines(record["mode"], record))],
-        token_maps=parts,
-        environment=[*_facts(record), *((f"{name} version", value) for name, value in record["versions"].items())],
-        commands=[("this run", command)],
-    ))
+    return render(
+        Page(
+            title=f"{clip.path.name}, edited by {record['mode']}",
+            lead=f"{record['model']} on {machine(record['hardware'])}, {clip.num_frames} frames of {width}x{height}, "
+            f"{record['config']['num_steps']} steps, seed {record['seed']}.",
+            cards=_cards(record),
+            warnings=notes,
+            viewers=[_viewer(clip, edited_THWC, baseline_THWC)],
+            timelines=[("Steps", branch_timelines(record["mode"], record))],
+            token_maps=parts,
+            environment=[*_facts(record), *((f"{name} version", value) for name, value in record["versions"].items())],
+            commands=[("this run", command)],
+        )
+    )
 
 
 def machine(hardware: Mapping[str, Any]) -> str:
@@ -63,8 +70,13 @@ def _cards(record: Mapping[str, Any]) -> list[Card]:
     if record["accelerated"]:
         cards.append(Card(f"{record['flops']['ratio']:.2f}x", "fewer FLOPs", "counted on what really ran"))
     if compare:
-        cards.append(Card(f"{compare['denoise_speedup']:.2f}x", "faster denoising",
-                          f"{compare['total_speedup']:.2f}x for the whole run, same process"))
+        cards.append(
+            Card(
+                f"{compare['denoise_speedup']:.2f}x",
+                "faster denoising",
+                f"{compare['total_speedup']:.2f}x for the whole run, same process",
+            )
+        )
         psnr = compare["psnr_db"].get("in_mask")
         if psnr is not None:
             figure = f"{psnr:.1f} dB" if np.isfinite(psnr) else "identical"

@@ -25,7 +25,8 @@ def table_html(rows: Sequence[Row]) -> str:
     )
     names = "".join(
         f'<th{_start(index, starts)} title="{escape(column.meaning)}">{escape(column.name)}</th>'
-        for index, column in enumerate(heads) if index
+        for index, column in enumerate(heads)
+        if index
     )
     body = "".join(_row(row, shown, starts) for row in rows)
     return (
@@ -45,7 +46,7 @@ def _row(row: Row, shown: Sequence[Column], starts: set[int]) -> str:
             cells.append((column.text(row), ""))
     texts = [breakable(text) + (f"<small>{escape(small)}</small>" if small else "") for text, small in cells]
     if not row["runs"]:
-        message = f'failed: {escape(str(row.get("failed", "")))}'
+        message = f"failed: {escape(str(row.get('failed', '')))}"
         return f'<tr class="failed"><th>{texts[0]}</th><td colspan="{len(texts) - 1}"><div>{message}</div></td></tr>'
     ours = ' class="ours"' if str(row["mode"]).startswith("hetcache") else ""
     body = "".join(f"<td{_start(index, starts)}>{text}</td>" for index, text in enumerate(texts) if index)

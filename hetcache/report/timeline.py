@@ -48,7 +48,7 @@ def timelines_html(timelines: Sequence[Timeline]) -> str:
         for line in timelines
     )
     return (
-        '<p class="note">One column a step, from noise to picture. Its height is the step\'s share of a full step\'s '
+        "<p class=\"note\">One column a step, from noise to picture. Its height is the step's share of a full step's "
         "FLOPs; hover for the decision and its reason. "
         '<span class="legend"><i class="swatch full"></i>full <i class="swatch partial"></i>partial '
         '<i class="swatch reuse"></i>reused</span></p>'

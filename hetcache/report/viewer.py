@@ -46,8 +46,14 @@ def viewer_html(viewer: Viewer) -> str:
     mosaic, columns = tile(frames)
     height, width = frames[0].shape[1:3]
     data = {
-        "names": names, "columns": columns, "width": width, "height": height, "frames": len(mosaic),
-        "fps": viewer.fps, "panels": viewer.panels, "poster": jpeg_uri(mosaic[0], 82),
+        "names": names,
+        "columns": columns,
+        "width": width,
+        "height": height,
+        "frames": len(mosaic),
+        "fps": viewer.fps,
+        "panels": viewer.panels,
+        "poster": jpeg_uri(mosaic[0], 82),
         "video": data_uri("video/mp4", encode(mosaic, viewer.fps)),
     }
     text = json.dumps(data).replace("<", "\\u003c")
@@ -59,7 +65,7 @@ def viewer_html(viewer: Viewer) -> str:
         '<button type="button" data-play aria-label="play">play</button>'
         '<button type="button" data-forward aria-label="one frame on">&#9654;</button>'
         f'<input type="range" data-scrub min="0" max="{len(mosaic) - 1}" value="0" aria-label="frame">'
-        f'<output data-frame-name>1 / {len(mosaic)}</output></div></div>'
+        f"<output data-frame-name>1 / {len(mosaic)}</output></div></div>"
     )
 
 
@@ -113,6 +119,6 @@ def _panel(panel: dict[str, Any], index: int, names: list[str]) -> str:
     elif "wipe" in panel:
         caption = f"{escape(names[panel['wipe'][0]])} | {escape(names[panel['wipe'][1]])}, drag"
     else:
-        caption = f'difference to {escape(names[panel["difference"][1]])}, 4x'
+        caption = f"difference to {escape(names[panel['difference'][1]])}, 4x"
     wide = ' class="wide"' if "wipe" in panel else ""
     return f'<figure{wide}><canvas data-panel="{index}"></canvas><figcaption>{caption}</figcaption></figure>'
