@@ -18,14 +18,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hetcache.metrics import report
-from hetcache.metrics import vbench as vbench_runner
-from hetcache.metrics.compare import METRICS, Settings
+from hetcache.evaluation import report
+from hetcache.evaluation import vbench as vbench_runner
+from hetcache.evaluation.compare import METRICS, Settings
+from hetcache.evaluation.pairs import Job, Matching, match_folders
+from hetcache.evaluation.quality import evaluate, load_models, one_line, resolve_device
+from hetcache.evaluation.videos import parse_resize
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.pairs import Job, Matching, match_folders
-from hetcache.metrics.quality import evaluate, load_models, one_line, resolve_device
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
-from hetcache.metrics.sources import parse_resize
 
 
 def main(argv: list[str] | None = None) -> int:

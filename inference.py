@@ -13,8 +13,8 @@ from hetcache.cli import UsageError, flag, parse
 if TYPE_CHECKING:
     from diffsynth_patches.editor import Editor
     from diffsynth_patches.run import EditResult
-    from hetcache.job import Job
     from hetcache.modes import RunContext
+    from hetcache.run.job import Job
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: Namespace, config: Any) -> int:
     """Check everything that needs no model, then load, edit, composite, save and report."""
     from diffsynth_patches.saving import save_edit, save_source
-    from hetcache.job import plan_rows, prepare
     from hetcache.modes import MODES
-    from hetcache.planning import check_plannable
-    from hetcache.record import summary_rows, table
+    from hetcache.modes.planning import check_plannable
+    from hetcache.run.job import plan_rows, prepare
+    from hetcache.run.record import summary_rows, table
 
     start = time.perf_counter()
     if args.plan or args.target_speedup is not None:
@@ -83,7 +83,7 @@ def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[
     """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Prints the plan if it
     was asked for."""
     from hetcache.modes import MODES
-    from hetcache.planning import check_cfg_batch
+    from hetcache.modes.planning import check_cfg_batch
 
     editor = load(args, job)
     config = editor.within_budget(MODES[args.mode], config, context)
@@ -102,8 +102,8 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
     from diffsynth_patches.long_run import edit_windows
     from diffsynth_patches.saving import save_windows
     from hetcache.modes import MODES
-    from hetcache.run_identity import run_identity
-    from hetcache.window_store import WindowStore
+    from hetcache.run.identity import run_identity
+    from hetcache.run.window_store import WindowStore
 
     store = WindowStore(job.output)
     store.open(run_identity(args, config, job, facts_of_weights(job.model)), args.resume)
@@ -136,9 +136,9 @@ def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> di
 def show_plan(args: Namespace, config: Any, job: Job, context: RunContext, editor: Editor) -> Any:
     """Print every step's decision and the expected speed-up; with --target-speedup, of the threshold it needs.
     Returns the config, with that threshold."""
-    from hetcache.api import Branch
+    from hetcache.core.vocabulary import Branch
     from hetcache.modes import MODES
-    from hetcache.planning import describe_plan, find_setting, plan_run
+    from hetcache.modes.planning import describe_plan, find_setting, plan_run
 
     mode = MODES[args.mode]
     schedule, shape = editor.schedule

@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["hetcache*", "diffsynth_patches*", "baselines*"]),
     py_modules=["inference", "evaluation"],
-    package_data={"hetcache": ["calibrations/*", "report/*.css", "report/*.js"]},
+    package_data={"hetcache": ["calibrate/calibrations/*", "report/*.css", "report/*.js"]},
     data_files=[
         ("share/hetcache/data", ["data/real.mp4", "data/masks.mp4"]),
         ("share/hetcache/data/tiny", [str(p.relative_to(ROOT)) for p in sorted((ROOT / "data/tiny").glob("*"))]),

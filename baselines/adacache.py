@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from baselines.residual import StackResidualManager
-from hetcache.api import BlockOps, Branch, Compute, Decision, Grid, Hidden, Schedule, Step
-from hetcache.settings import check_choices, setting
-from hetcache.velocity import SharedDecision
+from hetcache.core.residual import StackResidualManager
+from hetcache.core.settings import check_choices, setting
+from hetcache.core.velocity import SharedDecision
+from hetcache.core.vocabulary import BlockOps, Branch, Compute, Decision, Grid, Hidden, Schedule, Step
 
 MOTION_SCALE = 1 / 0.385
 MOTION_POWER = 8

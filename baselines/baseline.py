@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hetcache.api import CacheManager, Compute, Decision, Hidden, Step
+from hetcache.core.vocabulary import CacheManager, Compute, Decision, Hidden, Step
 
 
 @dataclass(frozen=True)

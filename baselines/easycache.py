@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from hetcache.api import Branch, CacheManager, Compute, Decision, Hidden, Step
-from hetcache.settings import setting
-from hetcache.store import FeatureStore
-from hetcache.velocity import SharedDecision, VelocityRate
+from hetcache.core.settings import setting
+from hetcache.core.store import FeatureStore
+from hetcache.core.velocity import SharedDecision, VelocityRate
+from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Hidden, Step
 
 OFFSET = ("output", 0, "offset")
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from hetcache.api import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
-from hetcache.linear_maps import Layer, LinearMap, LinearMaps
-from hetcache.settings import check_choices, setting
-from hetcache.store import FeatureStore
+from hetcache.core.linear_maps import Layer, LinearMap, LinearMaps
+from hetcache.core.settings import check_choices, setting
+from hetcache.core.store import FeatureStore
+from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
 
 FLOOR = 0.05
 BETA = (0.01, 0.5, -0.002, 0.00005)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baselines.residual import StackResidualManager
-from hetcache.api import Compute, Decision, Hidden, Schedule, Step
-from hetcache.settings import setting
+from hetcache.core.residual import StackResidualManager
+from hetcache.core.settings import setting
+from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from hetcache.api import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
-from hetcache.flops import (
+from hetcache.core.flops import (
     ModelShape,
     cross_attention_flops,
     mlp_flops,
     repeated_step_flops,
     self_attention_flops,
 )
-from hetcache.settings import setting
-from hetcache.store import FeatureStore
+from hetcache.core.settings import setting
+from hetcache.core.store import FeatureStore
+from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.residual import StackResidualManager
-from hetcache.api import Compute, Decision, Hidden, Schedule, Step
-from hetcache.drift import ChangeEstimator
-from hetcache.settings import check_choices, setting
+from hetcache.core.drift import ChangeEstimator
+from hetcache.core.residual import StackResidualManager
+from hetcache.core.settings import check_choices, setting
+from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
 
 FIRST_STEPS = {"e0": 5, "e": 1}
 LAST_STEPS = {"e0": 0, "e": 1}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from diffsynth_patches.apply import patched
-from hetcache.calibration import load_calibration
+from hetcache.core.calibration import load_calibration
+from hetcache.core.session import CacheSession
+from hetcache.core.tokens import classify
 from hetcache.modes import MODES, RunContext
-from hetcache.session import CacheSession
-from hetcache.tokens import classify
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 
 from diffsynth_patches.compat import check_pipeline, check_version
 from diffsynth_patches.forward import CachedForward, static_schedule
-from diffsynth_patches.guidance import GuidancePair
 from diffsynth_patches.regions import EAGER, compiled_regions
-from hetcache.session import CacheSession, now_ms
+from hetcache.core.guidance import GuidancePair
+from hetcache.core.session import CacheSession, now_ms
 
 STAGE_OF_UNIT = {
     "WanVideoUnit_PromptEmbedder": "text",
@@ -47,7 +47,7 @@ def patched(
     also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32 and
     `compile_blocks` compiles the parts between the attentions: faster, and no longer bit for bit upstream's.
     `cfg_batch` runs both branches of guidance as one batch, for modes that
-    `hetcache.planning.check_cfg_batch` lets through.
+    `hetcache.modes.planning.check_cfg_batch` lets through.
 
     Raises RuntimeError for an untested diffsynth, ValueError for a pipeline that caching does not support and for
     a machine that cannot compile.

@@ -15,27 +15,27 @@ import torch
 from numpy.typing import NDArray
 
 from diffsynth_patches.run import EditResult, run_edit
-from diffsynth_patches.tiny import WEIGHTS_DIR
 from hetcache.benchmark import quality
 from hetcache.benchmark.cells import Case, Cell, Record, Store, digest_files
 from hetcache.benchmark.methods import BASELINE, Method
-from hetcache.calibration import Calibration, load_calibration
-from hetcache.clip import Clip, read_clip
-from hetcache.job import EditSettings
-from hetcache.manager import HetCacheConfig
+from hetcache.core.calibration import Calibration, load_calibration
+from hetcache.core.session import Observer
+from hetcache.core.tokens import TokenClasses, classify
+from hetcache.files import CALIBRATIONS, EMBEDDED_WEIGHTS, ROOT
+from hetcache.media.clip import Clip, read_clip
+from hetcache.media.read import probe
+from hetcache.media.write import write_video
+from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.replay import ReplayHetCache
+from hetcache.method.selector import TokenSelector
 from hetcache.models import ModelInfo
 from hetcache.modes import MODES, ManagerFactory, RunContext
-from hetcache.record import SCHEMA, hardware, session_facts, timing_s
-from hetcache.replay import ReplayHetCache
 from hetcache.report.tokens import token_map
-from hetcache.selector import TokenSelector
-from hetcache.session import Observer
-from hetcache.tokens import TokenClasses, classify
-from hetcache.video import probe, write_video
+from hetcache.run.job import EditSettings
+from hetcache.run.record import SCHEMA, hardware, session_facts, timing_s
 
 Frames = NDArray[np.uint8]
 Progress = Callable[[int, str], AbstractContextManager[Observer | None]]
-ROOT = Path(__file__).resolve().parent.parent
 HEAD_BYTES = 1 << 20
 
 
@@ -165,14 +165,14 @@ class Bench:
 
 def facts_of_code() -> str:
     """A digest of all code and calibrations that a cell's result depends on."""
-    folders = [ROOT / "hetcache", ROOT / "hetcache" / "metrics", ROOT / "baselines", ROOT / "diffsynth_patches"]
-    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
-    return digest_files([*files, ROOT / "hetcache" / "calibrations"])
+    folders = [ROOT / name for name in ("hetcache", "baselines", "diffsynth_patches")]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    return digest_files([*files, CALIBRATIONS])
 
 
 def facts_of_weights(model: str) -> str:
     """The model's name, for a folder (and the embedded model) with names, sizes and first bytes of its files."""
-    folder = WEIGHTS_DIR if model == "tiny" else Path(model)
+    folder = EMBEDDED_WEIGHTS if model == "tiny" else Path(model)
     if not folder.is_dir():
         return model
     parts = [model]

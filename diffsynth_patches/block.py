@@ -14,8 +14,8 @@ from diffsynth.core.vram.layers import AutoWrappedModule
 from diffsynth.models.wan_video_dit import DiTBlock, rope_apply
 
 from diffsynth_patches.regions import EAGER, Regions
-from hetcache.api import Attention
-from hetcache.flops import WorkMeter, cross_attention_flops, mlp_flops, self_attention_flops
+from hetcache.core.flops import WorkMeter, cross_attention_flops, mlp_flops, self_attention_flops
+from hetcache.core.vocabulary import Attention
 
 KV = tuple[torch.Tensor, torch.Tensor]
 Rope = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
@@ -57,7 +57,7 @@ def computable(block: torch.nn.Module) -> torch.nn.Module:
 
 
 class DiTBlockOps:
-    """`hetcache.api.BlockOps` for one `DiTBlock` of stack `dit` or `vace` (see there for the contract)."""
+    """`hetcache.core.vocabulary.BlockOps` for one `DiTBlock` of stack `dit` or `vace` (see there for the contract)."""
 
     def __init__(self, block: torch.nn.Module, stack: str, layer: int, num_layers: int, inputs: BlockInputs):
         self.block = block

@@ -12,14 +12,14 @@ import torch
 from diffsynth_patches import loader
 from diffsynth_patches.loader import VramOptions
 from diffsynth_patches.run import EditResult, run_edit, schedule_of, tile_vae
-from hetcache.api import Branch, Schedule
-from hetcache.budget import GIB, fit_to_budget
-from hetcache.clip import Clip
-from hetcache.flops import ModelShape
-from hetcache.job import EditSettings, Job
+from hetcache.core.flops import ModelShape
+from hetcache.core.session import now_ms
+from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.media.clip import Clip
 from hetcache.modes import Mode, RunContext
-from hetcache.progress import StepBar
-from hetcache.session import now_ms
+from hetcache.modes.budget import GIB, fit_to_budget
+from hetcache.run.job import EditSettings, Job
+from hetcache.run.progress import StepBar
 
 KEPT_FREE = 0.8
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"

@@ -17,11 +17,9 @@ from einops import rearrange
 
 from diffsynth_patches.block import BlockInputs, DiTBlockOps, computable, rope_apply_float32
 from diffsynth_patches.compat import ModelArguments
-from diffsynth_patches.guidance import Computed, GuidancePair
 from diffsynth_patches.regions import EAGER, Regions
-from hetcache.api import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
-from hetcache.drift import relative_l1
-from hetcache.flops import (
+from hetcache.core.drift import relative_l1
+from hetcache.core.flops import (
     ModelShape,
     WorkMeter,
     linear_flops,
@@ -29,8 +27,10 @@ from hetcache.flops import (
     text_flops,
     vace_embedding_flops,
 )
-from hetcache.session import CacheSession
-from hetcache.trace import StepRecord
+from hetcache.core.guidance import Computed, GuidancePair
+from hetcache.core.session import CacheSession
+from hetcache.core.trace import StepRecord
+from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
 
 
 class CachedForward:

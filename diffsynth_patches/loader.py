@@ -15,7 +15,7 @@ from diffsynth.pipelines.wan_video import WanVideoPipeline, WanVideoUnit_PromptE
 from diffsynth_patches.hub import HubModel
 from diffsynth_patches.tiny import load_tiny_pipeline
 from hetcache.models import ModelInfo, model_info
-from hetcache.prompt_book import PromptBook, PromptStore
+from hetcache.models.prompts import PromptBook, PromptStore
 
 DIT_PATTERN = "diffusion_pytorch_model*.safetensors"
 T5_FILES = ("models_t5_umt5-xxl-enc-bf16.safetensors", "models_t5_umt5-xxl-enc-bf16.pth")

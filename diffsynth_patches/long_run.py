@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from diffsynth_patches.editor import Editor
-from hetcache.clip import Clip
-from hetcache.job import Job
-from hetcache.long_clip import WindowReader, finished_frames
+from hetcache.media.clip import Clip
+from hetcache.media.windows import Frames, Window, given_known, join
 from hetcache.modes import Mode
-from hetcache.record import session_facts, timing_s
-from hetcache.window_store import WindowStore
-from hetcache.windows import Frames, Window, given_known, join
+from hetcache.run.job import Job
+from hetcache.run.long_clip import WindowReader, finished_frames
+from hetcache.run.record import session_facts, timing_s
+from hetcache.run.window_store import WindowStore
 
 
 def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], tuple[Editor, Any]]) -> None:

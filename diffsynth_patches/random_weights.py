@@ -15,8 +15,8 @@ from diffsynth.models.wan_video_vace import VaceWanModel
 from diffsynth.models.wan_video_vae import WanVideoVAE
 from diffsynth.pipelines.wan_video import WanVideoPipeline
 
-from hetcache.drift import LevelRule, decision_string, plan_levels
-from hetcache.prompt_book import PromptBook
+from hetcache.core.drift import LevelRule, decision_string, plan_levels
+from hetcache.models.prompts import PromptBook
 
 STEADY_CHANGE = 0.4
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from diffsynth_patches.apply import patched
 from diffsynth_patches.forward import model_shape, static_schedule
-from hetcache.api import Schedule
-from hetcache.clip import Clip
-from hetcache.flops import ModelShape
-from hetcache.job import EditSettings
+from hetcache.core.flops import ModelShape
+from hetcache.core.session import CacheSession, Observer, now_ms
+from hetcache.core.vocabulary import Schedule
+from hetcache.media.clip import Clip
+from hetcache.media.fill import push_pull_fill
 from hetcache.models import ModelInfo
 from hetcache.modes import ManagerFactory
-from hetcache.prefill import push_pull_fill
-from hetcache.session import CacheSession, Observer, now_ms
+from hetcache.run.job import EditSettings
 
 GREY = 128
 # Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.

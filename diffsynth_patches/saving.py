@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from diffsynth_patches.editor import Editor
 from diffsynth_patches.run import EditResult
-from hetcache import record as records
-from hetcache.compare import compare
-from hetcache.job import Job, raw_of
-from hetcache.long_clip import composited, finished_frames
+from hetcache.media.masks import composite
+from hetcache.media.write import atomic_output, write_video
 from hetcache.modes import RunContext
-from hetcache.video import atomic_output, composite, write_video
-from hetcache.window_store import WindowStore
+from hetcache.run import record as records
+from hetcache.run.compare import compare
+from hetcache.run.job import Job, raw_of
+from hetcache.run.long_clip import composited, finished_frames
+from hetcache.run.window_store import WindowStore
 
 
 def save_edit(
@@ -54,7 +55,7 @@ def save_edit(
         )
     records.write_record(job.output.with_suffix(".json"), record)
     if args.report:
-        from hetcache.report.run_page import run_html
+        from hetcache.run.page import run_html
 
         page = run_html(
             record,

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["HetCache", "TeaCache", "WanVideoPipeline", "enable_cache"]
 
 _WHERE = {
-    "HetCache": ("hetcache.manager", "HetCacheManager"),
+    "HetCache": ("hetcache.method.hetcache", "HetCacheManager"),
     "TeaCache": ("baselines.teacache", "TeaCacheManager"),
     "WanVideoPipeline": ("diffsynth.pipelines.wan_video", "WanVideoPipeline"),
     "enable_cache": ("diffsynth_patches.api", "enable_cache"),

@@ -1,223 +1,31 @@
-"""The vocabulary that every mode shares: branches, steps, decisions, token plans and the manager contract.
-
-Nothing in this module knows DiffSynth. `diffsynth_patches.forward` drives managers through these types, and a
-mode is one subclass of `CacheManager` plus one frozen config dataclass.
-"""
-
-from __future__ import annotations
-
-import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
-
-import torch
-
-
-class Branch(enum.Enum):
-    """The two denoiser calls of classifier-free guidance, named at the call and never inferred by counting."""
-
-    COND = "cond"
-    UNCOND = "uncond"
-
-
-class Compute(enum.Enum):
-    """How much of a denoising step is computed. The value is its letter in decision strings (`FFRPR...`)."""
-
-    FULL = "F"
-    PARTIAL = "P"
-    REUSE = "R"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One denoising step: `index` counts from 0 to `count - 1`, `timestep` is the scheduler's value (0..1000)."""
-
-    index: int
-    count: int
-    timestep: float
-
-    @property
-    def is_first(self) -> bool:
-        return self.index == 0
-
-    @property
-    def is_last(self) -> bool:
-        return self.index == self.count - 1
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Token grid of one video: latent frames x patch rows x patch columns; token n = (f * height + h) * width + w."""
-
-    frames: int
-    height: int
-    width: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.frames * self.height * self.width
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What is known about a run before its first step.
-
-    `rel_l1` maps a static signal's name to its relative L1 change per step, `rel_l1[name][i]` between steps
-    i - 1 and i (entry 0 is 0.0): `e0` is the projected modulation (6 D values), `e` the timestep embedding.
-    `skipped` are the steps that an outer composition reuses: the mode inside is not asked there.
-    """
-
-    timesteps: tuple[float, ...]
-    rel_l1: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    skipped: frozenset[int] = frozenset()
-
-    @property
-    def num_steps(self) -> int:
-        return len(self.timesteps)
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """The embedded inputs of one denoiser call, before any block.
-
-    x_BND tokens, t_BD timestep embedding (`e`), t_mod_B6D modulation (`e0`), context_BLD text tokens,
-    latents_BCFHW the raw noisy latents of this step.
-    """
-
-    x_BND: torch.Tensor
-    t_BD: torch.Tensor
-    t_mod_B6D: torch.Tensor
-    context_BLD: torch.Tensor
-    latents_BCFHW: torch.Tensor
-    grid: Grid
-
-
-@dataclass(frozen=True)
-class TokenPlan:
-    """The tokens that a PARTIAL step computes: `rows_A`, int64 [|A|] ascending, out of `num_tokens`."""
-
-    rows_A: torch.Tensor
-    num_tokens: int
-    num_generative: int = 0
-    num_margin: int = 0
-    num_context: int = 0
-
-    @property
-    def num_active(self) -> int:
-        return int(self.rows_A.shape[0])
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a step computes and why: reuse iff `signal < threshold` for accumulating rules, see each mode.
-
-    PARTIAL with a plan computes the plan's tokens; PARTIAL without one computes all tokens and takes
-    `cached_sublayers` (of `self_attn`, `cross_attn`, `mlp`) from the cache, or lets each block decide.
-    """
-
-    compute: Compute
-    reason: str
-    signal: float | None = None
-    threshold: float | None = None
-    plan: TokenPlan | None = None
-    cached_sublayers: frozenset[str] = frozenset()
-
-
-class Attention(NamedTuple):
-    """Output of one self-attention before its gate, with the normalised, rotated queries and keys that made it."""
-
-    out_BND: torch.Tensor
-    q_BND: torch.Tensor
-    k_BND: torch.Tensor
-    v_BND: torch.Tensor
-
-
-class BlockOps(Protocol):
-    """One transformer block at one step, on the rows that the step computes; every call is metered.
-
-    `full` is the upstream block, untouched. The sub-layer calls composed in order (`self_attn`, `add_self_attn`,
-    `cross_attn`, `add_cross_attn`, `mlp`, `add_mlp`) are the same arithmetic in the same order, bit for bit.
-    """
-
-    stack: str
-    layer: int
-    num_layers: int
-    num_heads: int
-
-    def full(self, x_BND: torch.Tensor) -> torch.Tensor: ...
-
-    def self_attn(self, x_BND: torch.Tensor, kv: tuple[torch.Tensor, torch.Tensor] | None = None) -> Attention:
-        """Self-attention output. With `kv`, fresh K and V rows are written into those [B, N, D] buffers in place
-        (at this step's rows) and the queries attend to the whole buffers."""
-        ...
-
-    def add_self_attn(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor: ...
-
-    def cross_attn(self, x_BND: torch.Tensor) -> torch.Tensor: ...
-
-    def add_cross_attn(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor: ...
-
-    def mlp(self, x_BND: torch.Tensor) -> torch.Tensor: ...
-
-    def add_mlp(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor: ...
-
-    def at(self, rows_A: torch.Tensor) -> BlockOps:
-        """The same block restricted to the given rows (of the rows it already works on)."""
-        ...
-
-
-class CacheManager:
-    """State and decisions of one mode for one CFG branch of one video. Only `decide` is mandatory.
-
-    The manager never holds the pipeline, the model or the other branch's manager. `reuse_level` says what `reuse`
-    returns: `tokens` (the hidden states after the block stack) or `velocity` (the model output itself).
-    `vace_on_reuse` runs the VACE blocks on reused steps and drops their result, as DiffSynth's own cache does.
-    """
-
-    reuse_level: str = "tokens"
-    vace_on_reuse: bool = False
-
-    def begin(self, schedule: Schedule) -> None:
-        """Called once before the first step; a new schedule starts with empty state."""
-
-    def decide(self, step: Step, hidden: Hidden) -> Decision:
-        raise NotImplementedError
-
-    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
-        return ops.full(x_BND)
-
-    def hints(self, hidden: Hidden, decision: Decision) -> list[torch.Tensor] | None:
-        """Cached VACE hints for the rows of this step, or None to run the VACE blocks."""
-        return None
-
-    def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
-        """Called with the hints that the VACE blocks have just computed."""
-
-    def merge(self, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
-        """Hidden states of all tokens after the stack, from the rows that were computed."""
-        return x_BAD
-
-    def reuse(self, hidden: Hidden) -> torch.Tensor:
-        raise NotImplementedError(f"{type(self).__name__} never reuses a step")
-
-    def commit(
-        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
-    ) -> None:
-        """Called after every step that was not REUSE, with what it produced."""
-
-    def outcome(self, decision: Decision) -> Decision:
-        """The decision as it came out, for the trace: modes whose blocks decide say here what they did."""
-        return decision
-
-    def release(self) -> None:
-        """Drop the cached tensors; `cache_bytes` and `notes` stay readable."""
-
-    @property
-    def cache_bytes(self) -> int:
-        """Peak bytes of what this branch kept from step to step."""
-        return 0
-
-    def notes(self) -> dict[str, Any]:
-        """Facts about the run that belong in its record (JSON values)."""
-        return {}
+"""The public face: what a program that uses HetCache, or adds a mode to it, imports."""
+
+from hetcache.core.settings import setting
+from hetcache.core.vocabulary import (
+    Attention,
+    BlockOps,
+    Branch,
+    CacheManager,
+    Compute,
+    Decision,
+    Grid,
+    Hidden,
+    Schedule,
+    Step,
+    TokenPlan,
+)
+
+__all__ = [
+    "Attention",
+    "BlockOps",
+    "Branch",
+    "CacheManager",
+    "Compute",
+    "Decision",
+    "Grid",
+    "Hidden",
+    "Schedule",
+    "Step",
+    "TokenPlan",
+    "setting",
+]

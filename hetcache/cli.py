@@ -6,13 +6,11 @@ import argparse
 import types
 import typing
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from typing import Any, NoReturn
 
 from hetcache.cli_flags import add_input_flags, add_model_flags, add_output_flags, finite
+from hetcache.files import DATA
 from hetcache.modes import MODES, Mode
-
-DATA = Path(__file__).resolve().parent.parent / "data"
 
 EPILOG = """examples:
   python inference.py --mode hetcache

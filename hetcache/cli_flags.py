@@ -6,9 +6,9 @@ import argparse
 import math
 from pathlib import Path
 
-from hetcache.masks import FEATHER_PX_AT_480P
+from hetcache.media.masks import FEATHER_PX_AT_480P
+from hetcache.media.placement import FITS
 from hetcache.models import MODELS
-from hetcache.placement import FITS
 
 
 def add_input_flags(parser: argparse.ArgumentParser) -> None:

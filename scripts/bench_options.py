@@ -32,19 +32,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bench_step import StepBench, build_model, grid_of, inputs_of
 from measuring import add_cpu_time_flag, add_device_flags, write_results
 
-import hetcache.session as session_module
-from diffsynth_patches.guidance import GuidancePair
+import hetcache.core.session as session_module
 from diffsynth_patches.loader import load_pipeline
 from diffsynth_patches.regions import compiled_regions
 from diffsynth_patches.run import run_edit
-from hetcache.api import Compute, Grid
-from hetcache.calibration import load_calibration
-from hetcache.clip import read_clip
-from hetcache.job import EditSettings
+from hetcache.core.calibration import load_calibration
+from hetcache.core.guidance import GuidancePair
+from hetcache.core.tokens import classify
+from hetcache.core.vocabulary import Compute, Grid
+from hetcache.media.clip import read_clip
+from hetcache.media.read import probe
 from hetcache.models import MODELS
 from hetcache.modes import MODES, RunContext
-from hetcache.tokens import classify
-from hetcache.video import probe
+from hetcache.run.job import EditSettings
 
 OPTIONS = ("none", "cfg-batch", "compile", "fast-rope", "cfg-batch compile fast-rope")
 

@@ -26,13 +26,13 @@ from measuring import add_device_flags, write_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffsynth_patches.forward import CachedForward
-from hetcache.api import Branch, Compute, Grid, Schedule, Step
-from hetcache.flops import full_step_flops
-from hetcache.manager import HetCacheConfig
-from hetcache.replay import ReplayHetCache
-from hetcache.selector import TokenSelector
-from hetcache.session import CacheSession
-from hetcache.tokens import TokenClasses
+from hetcache.core.flops import full_step_flops
+from hetcache.core.session import CacheSession
+from hetcache.core.tokens import TokenClasses
+from hetcache.core.vocabulary import Branch, Compute, Grid, Schedule, Step
+from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.replay import ReplayHetCache
+from hetcache.method.selector import TokenSelector
 
 
 def build_model(args: argparse.Namespace) -> SimpleNamespace:

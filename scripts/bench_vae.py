@@ -23,7 +23,7 @@ from measuring import add_cpu_time_flag, add_device_flags, cpu_ms, write_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
-from hetcache.session import now_ms
+from hetcache.core.session import now_ms
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: Namespace, command: str) -> int:
     from hetcache.benchmark.document import write_outputs
-    from hetcache.job import choose_device
+    from hetcache.run.job import choose_device
 
     device, dtype = choose_device(args)
     fill_defaults(args, device.startswith("cuda"))
@@ -75,9 +75,9 @@ def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any,
     """(plan, bench settings, model info, model). Raises ValueError for what cannot be run, before a model loads."""
     from diffsynth_patches.bench import BenchSettings, facts_of_code, facts_of_weights
     from hetcache.benchmark.document import shown_path
-    from hetcache.job import EditSettings, check_sizes
     from hetcache.models import choose_model, model_info
-    from hetcache.record import hardware, package_versions
+    from hetcache.run.job import EditSettings, check_sizes
+    from hetcache.run.record import hardware, package_versions
 
     check_sizes(args)
     if min(args.steps, args.repeats) < 1:
@@ -139,8 +139,8 @@ def replayed_decisions(args: Namespace, model: str) -> str | None:
             raise ValueError("--decisions is for --random-weights: with weights, HetCache decides by itself")
         return None
     from diffsynth_patches.random_weights import SHAPES, steady_decisions
-    from hetcache.manager import HetCacheConfig
-    from hetcache.replay import parse_decisions
+    from hetcache.method.hetcache import HetCacheConfig
+    from hetcache.method.replay import parse_decisions
 
     if model not in SHAPES:
         raise ValueError(f"--random-weights: give --model {' or '.join(SHAPES)}")
@@ -185,7 +185,7 @@ def make_executor(
 
 @contextmanager
 def _bar(num_steps: int, label: str) -> Any:
-    from hetcache.progress import StepBar
+    from hetcache.run.progress import StepBar
 
     with StepBar(num_steps, label) as bar:
         yield bar.observe

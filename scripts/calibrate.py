@@ -23,14 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from diffsynth_patches.loader import load_pipeline  # noqa: E402
 from diffsynth_patches.run import EditSettings, run_edit  # noqa: E402
-from hetcache.api import Branch, Schedule  # noqa: E402
-from hetcache.calibration import FOLDER, SCHEMA, load_calibration  # noqa: E402
-from hetcache.clip import Clip, read_clip  # noqa: E402
-from hetcache.drift import Rescale  # noqa: E402
-from hetcache.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps  # noqa: E402
-from hetcache.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial  # noqa: E402
+from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial  # noqa: E402
+from hetcache.core.calibration import SCHEMA, load_calibration  # noqa: E402
+from hetcache.core.drift import Rescale  # noqa: E402
+from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps  # noqa: E402
+from hetcache.core.vocabulary import Branch, Schedule  # noqa: E402
+from hetcache.files import CALIBRATIONS  # noqa: E402
+from hetcache.media.clip import Clip, read_clip  # noqa: E402
+from hetcache.media.ffmpeg import VideoError
+from hetcache.media.read import probe
 from hetcache.models import ModelInfo  # noqa: E402
-from hetcache.video import VideoError, probe  # noqa: E402
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         pipe, info = load_pipeline(args.model, args.device, getattr(torch, args.dtype))
         clips = [read(video, mask, args, info) for video, mask in zip(args.video, args.mask, strict=True)]
         measured = measure(pipe, info, clips, args)
-        output = args.output or FOLDER / f"{info.model_id}.json"
+        output = args.output or CALIBRATIONS / f"{info.model_id}.json"
         write(output, info.model_id, measured, args)
     except (ValueError, VideoError, OSError) as error:
         print(f"calibrate.py: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from hetcache.video import write_video  # noqa: E402
+from hetcache.media.write import write_video  # noqa: E402
 
 FPS = 24.0
 # The peak of this process image alone: getrusage() would also know the parent's from before exec.

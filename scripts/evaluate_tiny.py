@@ -27,8 +27,8 @@ from tiny_forward import forward  # noqa: E402
 from tiny_masks import caption  # noqa: E402
 
 from diffsynth_patches.tiny import load_tiny_pipeline  # noqa: E402
+from hetcache.media.fill import push_pull_fill  # noqa: E402
 from hetcache.metrics.perceptual import load_lpips  # noqa: E402
-from hetcache.prefill import push_pull_fill  # noqa: E402
 
 COLUMNS = (
     "ae_psnr_db",

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hetcache.video import dilate_mask, iter_frames, probe, read_frames, read_mask, resize_frames, write_video
+from hetcache.media.masks import dilate_mask, read_mask, resize_frames
+from hetcache.media.read import iter_frames, probe, read_frames
+from hetcache.media.write import write_video
 
 FIRST_FRAME = 640
 NUM_FRAMES = 81

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from hetcache.clip import Clip, read_clip
-from hetcache.selector import SelectionConfig, TokenSelector
-from hetcache.tokens import classify
-from hetcache.video import read_frames
+from hetcache.core.tokens import classify
+from hetcache.media.clip import Clip, read_clip
+from hetcache.media.read import read_frames
+from hetcache.method.selector import SelectionConfig, TokenSelector
 
 MASK, GENERATIVE, MARGIN, CONTEXT = (214, 62, 62), (214, 62, 62), (240, 170, 40), (60, 130, 220)
 CAPTION_PX, GAP_PX = 34, 10

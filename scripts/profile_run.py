@@ -29,24 +29,24 @@ import torch
 from measuring import add_cpu_time_flag, add_device_flags, cpu_ms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import hetcache.session as session_module
+import hetcache.core.session as session_module
 from diffsynth_patches.forward import CachedForward
 from diffsynth_patches.loader import load_pipeline
 from diffsynth_patches.random_weights import SHAPES, WanShape, random_pipeline, steady_decisions
 from diffsynth_patches.run import run_edit
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
-from hetcache.api import Branch, Compute
-from hetcache.calibration import load_calibration
-from hetcache.clip import read_clip
-from hetcache.job import EditSettings
+from hetcache.core.calibration import load_calibration
+from hetcache.core.session import now_ms
+from hetcache.core.tokens import classify
+from hetcache.core.vocabulary import Branch, Compute
+from hetcache.media.clip import read_clip
+from hetcache.media.read import probe
+from hetcache.method.replay import ReplayHetCache
+from hetcache.method.selector import TokenSelector
 from hetcache.models import MODELS
 from hetcache.modes import MODES, RunContext
-from hetcache.record import hardware, package_versions
-from hetcache.replay import ReplayHetCache
-from hetcache.selector import TokenSelector
-from hetcache.session import now_ms
-from hetcache.tokens import classify
-from hetcache.video import probe
+from hetcache.run.job import EditSettings
+from hetcache.run.record import hardware, package_versions
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TRUE = "wan2.1-vace-1.3b"

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from train_tiny_vae import to_unit
 
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
-from diffsynth_patches.tiny_text import TinyTokenizer
-from hetcache.prefill import push_pull_fill
+from diffsynth_patches.tiny.text import TinyTokenizer
+from hetcache.media.fill import push_pull_fill
 
 # (from this progress on, ((clips per process, frames, height, width), share) ...)
 STAGES = (

@@ -16,7 +16,7 @@ from tiny_optim import Clock, CsvLog, Ema, average_gradients, init_processes, ma
 from torch import Tensor
 
 from diffsynth_patches.tiny import TinyConfig
-from diffsynth_patches.tiny_vae import TinyAutoencoder, to_patches
+from diffsynth_patches.tiny.vae import TinyAutoencoder, to_patches
 
 # (clips per process, frames, height, width), share of steps
 SHAPES = (((6, 17, 128, 128), 0.55), ((3, 33, 128, 128), 0.25), ((12, 5, 144, 160), 0.1), ((12, 1, 240, 256), 0.1))

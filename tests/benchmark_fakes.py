@@ -9,7 +9,7 @@ import numpy as np
 from hetcache.benchmark.cells import Case
 from hetcache.benchmark.methods import parse_methods
 from hetcache.benchmark.runner import Plan
-from hetcache.video import write_video
+from hetcache.media.write import write_video
 
 FRAMES, HEIGHT, WIDTH, STEPS = 5, 32, 48, 8
 LETTERS = {"baseline": "FFFFFFFF", "hetcache": "FRPRRPRF", "teacache": "FRRFRRFF"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from video_files import ffmpeg, make
 from diffsynth_patches import editor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 import inference  # noqa: E402
 
 NUM_FRAMES, NUM_WINDOWS = 17, 3

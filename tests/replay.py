@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from diffsynth_patches.apply import patched
-from hetcache.api import Branch, CacheManager, Decision
-from hetcache.calibration import Calibration
-from hetcache.drift import Rescale
+from hetcache.core.calibration import Calibration
+from hetcache.core.drift import Rescale
+from hetcache.core.session import CacheSession
+from hetcache.core.tokens import TokenClasses, classify
+from hetcache.core.vocabulary import Branch, CacheManager, Decision
 from hetcache.modes import MODES, Mode, RunContext
-from hetcache.session import CacheSession
-from hetcache.tokens import TokenClasses, classify
 
 # Settings under which each mode skips something on a random network and a dozen steps.
 SKIPPING = {
@@ -111,7 +111,7 @@ class ToyOps:
         return 2 * x_BND
 
     def self_attn(self, x_BND: torch.Tensor, kv: Any = None) -> Any:
-        from hetcache.api import Attention
+        from hetcache.core.vocabulary import Attention
 
         self.calls.append("self_attn")
         return Attention(x_BND.clone(), x_BND, x_BND, x_BND)

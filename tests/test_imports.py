@@ -12,13 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hetcache", "baselines", "diffsynth_patches")
 LAYERS = {  # module -> what it may import of the project
-    "hetcache.api": set(),
-    "hetcache.drift": {"hetcache.api"},
-    "hetcache.tokens": {"hetcache.api"},
-    "hetcache.kmeans": set(),
-    "hetcache.sampling": set(),
-    "hetcache.store": set(),
-    "hetcache.flops": set(),
+    "hetcache.core.vocabulary": set(),
+    "hetcache.core.drift": {"hetcache.core.vocabulary"},
+    "hetcache.core.tokens": {"hetcache.core.vocabulary"},
+    "hetcache.method.kmeans": set(),
+    "hetcache.method.sampling": set(),
+    "hetcache.core.store": set(),
+    "hetcache.core.flops": set(),
 }
 
 
@@ -46,7 +46,7 @@ def test_direction(name, path):
         assert "diffsynth_patches" not in tops
     if name.startswith("baselines"):
         assert "hetcache.modes" not in names
-        assert "hetcache.session" not in names
+        assert "hetcache.core.session" not in names
     if name in LAYERS:
         own = {n for n in names if n.startswith(("hetcache.", "baselines"))}
         assert {n for n in own if (ROOT / Path(*n.split("."))).with_suffix(".py").exists()} <= LAYERS[name]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hetcache.benchmark.cells import Case, digest_files
-from hetcache.metrics.pairs import VIDEO_SUFFIXES
-from hetcache.video import VideoError
+from hetcache.evaluation.pairs import VIDEO_SUFFIXES
+from hetcache.media.ffmpeg import VideoError
 
 
 def one_case(video: Path, mask: Path) -> Case:

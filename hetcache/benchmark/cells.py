@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.benchmark.methods import Method
-from hetcache.record import write_record
-from hetcache.video import atomic_output
+from hetcache.media.write import atomic_output
+from hetcache.run.record import write_record
 
 Record = dict[str, Any]
 

@@ -15,9 +15,10 @@ from hetcache.benchmark.methods import BASELINE
 from hetcache.benchmark.rows import table_rows
 from hetcache.benchmark.runner import Plan
 from hetcache.benchmark.table import failures, markdown, plain
+from hetcache.files import ROOT
+from hetcache.media.write import atomic_output
 from hetcache.metrics.errors import MetricError
-from hetcache.record import package_versions
-from hetcache.video import atomic_output
+from hetcache.run.record import package_versions
 
 SCHEMA = 1
 RANDOM = (
@@ -33,7 +34,7 @@ def write_outputs(
 
     Without matplotlib the page is left out, and the text says which command brings it.
     """
-    from hetcache.report.benchmark_page import benchmark_html
+    from hetcache.benchmark.page import benchmark_html
 
     document = make_document(plan, store, model_id, command, today)
     text = plain(document["rows"])
@@ -125,7 +126,7 @@ def inference_command(cell: Cell, plan: Plan, model: str) -> str:
 
 def shown_path(path: Path) -> str:
     """Relative to the repository or the current folder where possible: a report must not tell where it was made."""
-    for root in (Path(__file__).resolve().parents[2], Path.cwd()):
+    for root in (ROOT, Path.cwd()):
         if path.resolve().is_relative_to(root):
             return str(path.resolve().relative_to(root))
     return path.name

@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from hetcache.media.ffmpeg import base_args, input_args, reason
 from hetcache.metrics.errors import MetricError
-from hetcache.video_ffmpeg import base_args, input_args, reason
 
 MODEL = "libvmaf's built-in default (vmaf_v0.6.1)"
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.api import TokenPlan
+from hetcache.core.tokens import FRAMES_PER_LATENT, TokenClasses
+from hetcache.core.vocabulary import TokenPlan
 from hetcache.report.viewer import jpeg_uri
-from hetcache.tokens import FRAMES_PER_LATENT, TokenClasses
 
 
 def token_map(classes: TokenClasses, plans: Mapping[int, TokenPlan]) -> dict[str, Any]:

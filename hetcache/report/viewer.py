@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hetcache.video import resize_frames, write_video
+from hetcache.media.masks import resize_frames
+from hetcache.media.write import write_video
 
 Frames = NDArray[np.uint8]
 MAX_TILE_WIDTH = 640

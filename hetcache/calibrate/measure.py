@@ -1,0 +1,97 @@
+"""What calibration measures on uncached runs, and the fits made from it.
+
+A `MeasuringManager` runs every step in full and records how the stack residual changes; `fit_polynomial` and
+`change_curve` turn the records of several runs into what TeaCache (arXiv 2411.19108), MagCache (arXiv 2506.09045)
+and FastCache (arXiv 2505.20353) need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from hetcache.core.drift import ChangeCurve, Rescale, relative_l1
+from hetcache.core.linear_maps import Layer, LinearFit
+from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
+
+ROWS_PER_STEP = 256
+POLYNOMIAL_DEGREE = 4
+
+
+@dataclass
+class BranchMeasurements:
+    """One branch of one run. `change[i]`: relative L1 change of the stack residual from step i - 1 to i, 0.0
+    first; `magnitude[i]`: mean over tokens of the ratio of its norms, 1.0 first."""
+
+    change: list[float] = field(default_factory=list)
+    magnitude: list[float] = field(default_factory=list)
+    schedule: Schedule | None = None
+
+
+class MeasuringManager(CacheManager):
+    """Computes everything and records. `fits`, when given, collects rows of every block for FastCache's maps."""
+
+    def __init__(self, measured: BranchMeasurements, fits: dict[Layer, LinearFit] | None = None) -> None:
+        self._measured = measured
+        self._fits = fits
+        self._residual: torch.Tensor | None = None
+        self._step_index = 0
+
+    def begin(self, schedule: Schedule) -> None:
+        self._measured.schedule = schedule
+
+    def decide(self, step: Step, hidden: Hidden) -> Decision:
+        self._step_index = step.index
+        return Decision(Compute.FULL, "calibration")
+
+    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
+        y_BND = ops.full(x_BND)
+        if self._fits is not None:
+            fit = self._fits.setdefault((ops.stack, ops.layer), LinearFit(x_BND.shape[2]))
+            stride = max(x_BND.shape[1] // ROWS_PER_STEP, 1)
+            rows = slice(self._step_index % stride, None, stride)
+            fit.add(x_BND[0, rows], y_BND[0, rows])
+        return y_BND
+
+    def commit(
+        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
+    ) -> None:
+        residual = (x_out_BND - hidden.x_BND).float()
+        if self._residual is None:
+            change, magnitude = 0.0, 1.0
+        else:
+            change = float(relative_l1(residual, self._residual))
+            magnitude = float((residual.norm(dim=-1) / self._residual.norm(dim=-1).clamp_min(1e-12)).mean())
+        self._measured.change.append(change)
+        self._measured.magnitude.append(magnitude)
+        self._residual = residual
+
+    def release(self) -> None:
+        self._residual = None
+
+
+def change_curve(timesteps: Sequence[float], changes: Sequence[float]) -> ChangeCurve:
+    """The table of a run's mean change per step (entry 0 is ignored)."""
+    return ChangeCurve(tuple(timesteps), tuple(np.cumsum([0.0, *changes[1:]]).tolist()))
+
+
+def fit_polynomial(signal: Sequence[float], changes: Sequence[float]) -> tuple[Rescale, float]:
+    """(TeaCache's rescaling, its R squared): degree 4 from the signal's relative L1 to the output's change, in
+    linear or in log space, whichever explains more of the change; clamped to the range it was fitted on."""
+    x, y = np.asarray(signal[1:], float), np.asarray(changes[1:], float)
+    degree = min(POLYNOMIAL_DEGREE, len(x) - 1)
+    domain = (float(x.min()), float(x.max()))
+    candidates = [Rescale(tuple(np.polyfit(x, y, degree).tolist()), "linear", domain)]
+    if (y > 0).all():
+        log_fit = np.polyfit(np.log(np.maximum(x, 1e-12)), np.log(y), degree)
+        candidates.append(Rescale(tuple(log_fit.tolist()), "log", domain))
+    scored = [(rescale, _r_squared(y, np.asarray([rescale(float(v)) for v in x]))) for rescale in candidates]
+    return max(scored, key=lambda pair: pair[1])
+
+
+def _r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
+    spread = float(((y - y.mean()) ** 2).sum())
+    return 1.0 - float(((y - predicted) ** 2).sum()) / max(spread, 1e-30)

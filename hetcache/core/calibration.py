@@ -1,0 +1,136 @@
+"""Calibrations by model id: how a model's static signal maps to the change of its output, and what else a method
+must be told about a model.
+
+Files are versioned JSON in `hetcache/calibrate/calibrations/` (published figures and the embedded model's) or any
+path a user gives; a model without one is an error that names the command that makes it, never a silent stand-in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
+from hetcache.core.linear_maps import LinearMaps, LinearMapsError, load_linear_maps
+from hetcache.core.vocabulary import Branch
+from hetcache.files import CALIBRATIONS
+
+SCHEMA = 1
+
+
+class CalibrationError(ValueError):
+    """No calibration, or a file that is not one."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on, or published for, one model.
+
+    `teacache` maps a static signal (`e0`, `e`) to its rescaling; `drift` is the tabulated change of the stack
+    residual; `magcache` maps a branch (`cond`, `uncond`) to its magnitude ratios, one per step, the first 1.0;
+    `fastcache` is the file with the blocks' linear maps. `raw` is the whole JSON.
+    """
+
+    model: str
+    source: str
+    teacache: dict[str, Rescale] = field(default_factory=dict)
+    drift: ChangeCurve | None = None
+    magcache: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    fastcache: Path | None = None
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    def rescale(self, signal: str) -> Rescale:
+        """TeaCache's polynomial. Raises CalibrationError when this model was not calibrated for the signal."""
+        if signal not in self.teacache:
+            raise self._missing(f"for signal {signal!r}")
+        return self.teacache[signal]
+
+    def estimator(self, signal: str = "e0") -> ChangeEstimator:
+        """The best estimate of each step's change: the table where one was measured, else TeaCache's polynomial.
+        Raises CalibrationError when there is neither."""
+        return self.drift if self.drift is not None else self.rescale(signal)
+
+    def magnitude_ratios(self, branch: Branch) -> tuple[float, ...]:
+        """MagCache's ratios of the branch; the conditional branch's where only those were published. Raises
+        CalibrationError when there are none."""
+        if "cond" not in self.magcache:
+            raise self._missing("of MagCache's magnitude ratios")
+        return self.magcache.get(branch.value, self.magcache["cond"])
+
+    def linear_maps(self) -> LinearMaps | None:
+        """FastCache's fitted maps, None when none were fitted. Raises CalibrationError for a file that is not
+        this model's."""
+        if self.fastcache is None:
+            return None
+        try:
+            return load_linear_maps(self.fastcache, self.model)
+        except LinearMapsError as error:
+            raise CalibrationError(f"{error}: run {_command(self.model)}") from error
+
+    def _missing(self, what: str) -> CalibrationError:
+        return CalibrationError(f"model {self.model!r} has no calibration {what}: run {_command(self.model)}")
+
+
+def calibration_digest(model_id: str) -> str:
+    """A hash of the model's calibration file, empty without one."""
+    file = CALIBRATIONS / f"{model_id}.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
+
+
+def load_calibration(model_id: str, path: Path | None = None) -> Calibration:
+    """The calibration of `model_id`, from `path` or from the package. Raises CalibrationError."""
+    file = path or CALIBRATIONS / f"{model_id}.json"
+    if not file.is_file():
+        raise CalibrationError(
+            f"no calibration for model {model_id!r} ({file.name} not found): run {_command(model_id)}"
+        )
+    try:
+        data = json.loads(file.read_text())
+        schema, model = data["schema"], data["model"]
+        calibration = _parse(data, file.parent)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CalibrationError(f"{file} is not a calibration file: {error}") from error
+    if schema != SCHEMA:
+        raise CalibrationError(f"{file} has calibration schema {schema}; this version reads {SCHEMA}")
+    if model != model_id:
+        raise CalibrationError(f"{file} was made for model {model!r}, not for {model_id!r}")
+    return calibration
+
+
+def _parse(data: dict[str, Any], folder: Path) -> Calibration:
+    rescales = {
+        name: Rescale(
+            _floats(entry["coefficients"]),
+            entry.get("space", "linear"),
+            (float(entry["domain"][0]), float(entry["domain"][1])) if "domain" in entry else None,
+        )
+        for name, entry in data.get("teacache", {}).items()
+    }
+    drift = data.get("drift")
+    curve = ChangeCurve(_floats(drift["timesteps"]), _floats(drift["cumulative"])) if drift else None
+    ratios = {branch: _floats(values) for branch, values in data.get("magcache", {}).items()}
+    if any(len(values) < 2 or min(values) <= 0 for values in ratios.values()):
+        raise ValueError("magnitude ratios must be two or more positive numbers")
+    maps = data.get("fastcache", {}).get("file")
+    if maps is not None and Path(maps).name != maps:
+        raise ValueError(f"the linear maps must lie beside the calibration file, not at {maps!r}")
+    return Calibration(
+        data["model"],
+        str(data.get("source", "")),
+        rescales,
+        curve,
+        ratios,
+        folder / maps if maps is not None else None,
+        data,
+    )
+
+
+def _floats(values: list[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def _command(model_id: str) -> str:
+    return f"python scripts/calibrate.py --model {model_id}"

@@ -1,0 +1,1 @@
+"""Compares videos: pairs, regions, batches, reports."""

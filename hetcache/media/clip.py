@@ -1,0 +1,114 @@
+"""One video and its mask, read, checked and brought to the model's size, before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.media.ffmpeg import MAX_SIDE, VideoError
+from hetcache.media.placement import Placement
+from hetcache.media.read import MAX_READ_BYTES, largest_4k_plus_1
+from hetcache.media.source import Source
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`source_THWC` and `source_mask_THW` at the source's size; `frames_THWC` and `mask_THW` at the model's, which
+    may go on for up to three frames, repeats of the last one, to be 4k + 1."""
+
+    path: Path
+    fps: float
+    source_THWC: Frames
+    source_mask_THW: Mask
+    frames_THWC: Frames
+    mask_THW: Mask
+    placement: Placement
+    pixel_aspect: tuple[int, int] = (1, 1)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that the model works on."""
+        return len(self.frames_THWC)
+
+    def to_source(self, frames_THWC: Frames) -> Frames:
+        """The model's output [T, H, W, 3] at the source's size and length."""
+        return self.placement.frames_to_source(frames_THWC[: len(self.source_THWC)])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) that the model works at."""
+        return self.frames_THWC.shape[1], self.frames_THWC.shape[2]
+
+    @property
+    def source_size(self) -> tuple[int, int]:
+        return self.source_THWC.shape[1], self.source_THWC.shape[2]
+
+    @property
+    def masked_fraction(self) -> float:
+        return float(self.source_mask_THW.mean())
+
+
+def check_frame_count(num_frames: int, name: str = "--frames") -> None:
+    """Raises VideoError, naming the nearest valid counts, unless `num_frames` is 4k + 1."""
+    if num_frames >= 1 and num_frames % 4 == 1:
+        return
+    below = largest_4k_plus_1(max(num_frames, 1))
+    nearest = str(below) if num_frames < 1 else f"{below} or {below + 4}"
+    raise VideoError(f"{name} {num_frames}: the model takes 4k+1 frames, nearest {nearest}")
+
+
+def check_side(name: str, value: int) -> None:
+    """Raises VideoError, naming the nearest valid values, unless `value` is a positive multiple of 16 up to
+    MAX_SIDE."""
+    if 0 < value <= MAX_SIDE and value % 16 == 0:
+        return
+    if value > MAX_SIDE:
+        raise VideoError(f"--{name} {value}: at most {MAX_SIDE}")
+    below = value // 16 * 16
+    nearest = "16" if below <= 0 else f"{below} or {below + 16}"
+    raise VideoError(f"--{name} {value}: the model takes multiples of 16, nearest {nearest}")
+
+
+def smallest_4k_plus_1(count: int) -> int:
+    """The smallest number of frames that Wan takes and that is at least `count`, which is positive."""
+    return count + -(count - 1) % 4
+
+
+def hold_last(array_T: Any, count: int) -> Any:
+    """`array_T` lengthened to `count` entries by repeating its last one."""
+    return array_T if len(array_T) == count else array_T[np.minimum(np.arange(count), len(array_T) - 1)]
+
+
+def take_clip(source: Source, num_frames: int, size: tuple[int, int]) -> Clip:
+    """The first `num_frames` frames and masks of `source`, and both at the model's `size` (height, width).
+
+    Raises VideoError for anything wrong with either file. A mask that touches no pixel is allowed: see `Clip`.
+    """
+    for (height, width), flags in ((source.size, "--frames"), (size, "--frames, --height and --width")):
+        if num_frames * height * width * 3 > MAX_READ_BYTES:
+            raise VideoError(f"{num_frames} frames of {width}x{height} do not fit in memory; give smaller {flags}")
+    frames, mask = source.read(num_frames)
+    placement = Placement(source.options.fit, source.size, size)
+    count = smallest_4k_plus_1(num_frames)
+    return Clip(
+        source.video,
+        source.info.fps,
+        frames,
+        mask,
+        hold_last(placement.frames_to_model(frames), count),
+        hold_last(placement.mask_to_model(mask), count),
+        placement,
+        source.info.pixel_aspect,
+    )
+
+
+def read_clip(video: Path, mask: Path, num_frames: int, size: tuple[int, int]) -> Clip:
+    """`take_clip` of two files, without options."""
+    return take_clip(Source.open(video, mask), num_frames, size)

@@ -1,0 +1,87 @@
+"""Placement: where a source frame lies in the model's frame, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.media.ffmpeg import VideoError
+from hetcache.media.masks import resize_frames, resize_mask
+
+Fit = Literal["stretch", "pad", "crop"]
+FITS: tuple[Fit, ...] = ("stretch", "pad", "crop")
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Sizes are (height, width). `stretch` scales both sides to the model's; `pad` keeps the proportions and repeats
+    the border pixels around; `crop` keeps them and leaves out what sticks out."""
+
+    fit: Fit
+    source: Size
+    model: Size
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the model's frame for one of the source's (height; `stretch` changes the width a little more or
+        less)."""
+        _, _, height, _ = self._box()
+        return self.model[0] / height if self.fit == "crop" else height / self.source[0]
+
+    def frames_to_model(self, frames_THWC: Frames) -> Frames:
+        """[T, *source, 3] to [T, *model, 3]."""
+        top, left, height, width = self._box()
+        if self.fit == "crop":
+            return resize_frames(frames_THWC[:, top : top + height, left : left + width], *self.model)
+        inner = resize_frames(frames_THWC, height, width)
+        return np.pad(inner, ((0, 0), *self._borders(self.model), (0, 0)), mode="edge")
+
+    def mask_to_model(self, mask_THW: Mask) -> Mask:
+        """[T, *source] to [T, *model]. Raises VideoError for a mask in what `crop` leaves out."""
+        top, left, height, width = self._box()
+        if self.fit == "crop":
+            self.check_mask(mask_THW)
+            return resize_mask(mask_THW[:, top : top + height, left : left + width], *self.model)
+        inner = resize_mask(mask_THW, height, width)
+        return np.pad(inner, ((0, 0), *self._borders(self.model)), mode="edge")
+
+    def check_mask(self, mask_THW: Mask) -> None:
+        """Raises VideoError for a mask in what `crop` leaves out."""
+        if self.fit != "crop":
+            return
+        top, left, height, width = self._box()
+        if mask_THW[:, top : top + height, left : left + width].sum() < mask_THW.sum():
+            kept = f"{width}x{height} of {self.source[1]}x{self.source[0]} pixels"
+            raise VideoError(f"the mask reaches into what --fit crop leaves out ({kept} are kept); use --fit pad")
+
+    def frames_to_source(self, frames_THWC: Frames) -> Frames:
+        """[T, *model, 3] to [T, *source, 3]; what `crop` left out is filled with the nearest pixels."""
+        top, left, height, width = self._box()
+        if self.fit == "crop":
+            inner = resize_frames(frames_THWC, height, width)
+            return np.pad(inner, ((0, 0), *self._borders(self.source), (0, 0)), mode="edge")
+        return resize_frames(frames_THWC[:, top : top + height, left : left + width], *self.source)
+
+    def _box(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width): of the picture in the model's frame, or for `crop` of the part that is kept in
+        the source's."""
+        if self.fit == "stretch":
+            return 0, 0, *self.model
+        ratios = [model / source for model, source in zip(self.model, self.source, strict=True)]
+        if self.fit == "pad":
+            outer, wanted = self.model, [side * min(ratios) for side in self.source]
+        else:
+            outer, wanted = self.source, [side / max(ratios) for side in self.model]
+        height, width = (min(max(round(want), 1), side) for want, side in zip(wanted, outer, strict=True))
+        return (outer[0] - height) // 2, (outer[1] - width) // 2, height, width
+
+    def _borders(self, outer: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+        top, left, height, width = self._box()
+        return (top, outer[0] - height - top), (left, outer[1] - width - left)

@@ -1,0 +1,226 @@
+"""Frames in: video files, still images and folders of frames, as a stream or as one array."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hetcache.media import ffmpeg as ff
+from hetcache.media.ffmpeg import VideoError
+from hetcache.media.header import read_header
+from hetcache.media.images import image_size, list_frames, over_black, read_image
+
+DEFAULT_FPS = 16.0
+"""Frames a second of images, which carry no rate: the rate Wan2.1 was trained at."""
+
+MAX_READ_BYTES = 4 << 30
+"""The most that read_frames() puts into memory; longer videos go through iter_frames()."""
+
+StrPath = str | Path
+Frames = Generator[NDArray[np.uint8], None, None]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a source holds: pixels after rotation; `num_frames` is None for a video (see count_frames())."""
+
+    path: Path
+    width: int
+    height: int
+    fps: float
+    num_frames: int | None
+    has_audio: bool
+    kind: Literal["video", "image", "folder"] = "video"
+    duration_s: float | None = None
+    rotation_deg: int = 0
+    codec: str = ""
+    pix_fmt: str = ""
+    pixel_aspect: tuple[int, int] = (1, 1)
+
+
+def probe(path: StrPath, what: str = "video") -> VideoInfo:
+    """Describe a video file, an image or a folder of frames without decoding it.
+
+    `what` names the input in messages ("video", "mask"). VideoError: missing, unreadable, empty, not a video,
+    only sound, a playlist, or over 8192 pixels a side. A video's frames are not counted here: see
+    count_frames().
+    """
+    path = Path(path)
+    if _is_dir(path):
+        frames = list_frames(path, what)
+        size = _frame_size(frames[0], what)
+        return VideoInfo(path, size[1], size[0], DEFAULT_FPS, len(frames), False, "folder")
+    still = image_size(path, what)
+    if still is not None:
+        return VideoInfo(path, still[1], still[0], DEFAULT_FPS, 1, False, "image")
+    header = read_header(path, what)
+    return VideoInfo(
+        path=path,
+        width=header.width,
+        height=header.height,
+        fps=header.fps or DEFAULT_FPS,
+        num_frames=None,
+        has_audio=header.audio_codec is not None,
+        duration_s=header.duration_s,
+        rotation_deg=header.rotation_deg,
+        codec=header.codec,
+        pix_fmt=header.pix_fmt,
+        pixel_aspect=header.pixel_aspect,
+    )
+
+
+def count_frames(path: StrPath, what: str = "video", decode: bool = False) -> int:
+    """How many frames a source has. A video is not decoded for it unless asked to be, which takes longer and counts
+    what iter_frames() gives; a damaged or trimmed one may decode to fewer than it holds."""
+    info = probe(path, what)
+    if info.num_frames is not None:
+        return info.num_frames
+    args = [*ff.base_args(), "-stats", *ff.input_args(info.path)]
+    args += ["-map", "0:V:0", *(["-fps_mode", "passthrough"] if decode else ["-c", "copy"]), "-f", "null", "-"]
+    _, log = ff.run_quiet(args)
+    counts = re.findall(r"frame=\s*(\d+)", log)
+    return int(counts[-1]) if counts else 0
+
+
+def iter_frames(
+    path: StrPath,
+    start: int = 0,
+    count: int | None = None,
+    size: tuple[int, int] | None = None,
+    what: str = "video",
+) -> Frames:
+    """Yield frames [H, W, 3] uint8 RGB from frame `start`, at most `count`, in memory that does not grow.
+
+    Frames come in the source's own order, one per coded frame whatever its time stamp (variable frame rate),
+    upright, 10 bit reduced to 8, grey as RGB, transparency over black. `size` = (height, width) resizes each.
+    A source that ends early just ends; VideoError if it cannot be opened, or if it breaks before its first
+    frame.
+    """
+    if start < 0 or (count is not None and count < 0):
+        raise ValueError(f"start {start} and count {count} cannot be negative")
+    info = probe(path, what)
+    source = _iter_video if info.kind == "video" else _iter_stills
+    frames = source(info, start, count, what)
+    with closing(frames):
+        for frame in frames:
+            yield frame if size is None or frame.shape[:2] == size else _resize(frame, size)
+
+
+def read_frames(path: StrPath, count: int | None = None, start: int = 0, what: str = "video") -> NDArray[np.uint8]:
+    """Read `count` frames (all, if None) from frame `start`: [T, H, W, 3] uint8 RGB.
+
+    VideoError when there are fewer than `count`, saying how many there are and the largest 4k+1 that fits,
+    and when the frames would not fit in memory.
+    """
+    info = probe(path, what)
+    limit = MAX_READ_BYTES // (info.width * info.height * 3)
+    if count is not None and count > limit:
+        raise VideoError(f"{what} {path}: {count} frames of this size do not fit in memory; ask for fewer")
+    with closing(iter_frames(path, start, count, what=what)) as stream:
+        frames = list(islice(stream, limit + 1))
+    if len(frames) > limit:
+        raise VideoError(f"{what} {path}: over {limit} frames do not fit in memory; ask for fewer")
+    if count is not None and len(frames) < count:
+        raise VideoError(too_few(f"{what} {path}", len(frames), count, start))
+    if not frames:
+        raise VideoError(f"{what} {path}: has no frame from {start} on")
+    return np.stack(frames)
+
+
+def largest_4k_plus_1(count: int) -> int:
+    """The largest number of frames of the form 4k+1, which Wan takes, that is at most `count` (0 if none)."""
+    return count - (count - 1) % 4 if count > 0 else 0
+
+
+def too_few(name: str, found: int, asked: int, start: int) -> str:
+    """The message when a source is shorter than asked, with the largest number that works."""
+    after = f" after frame {start}" if start else ""
+    if found == 0 and start == 0:
+        return f"{name}: no frame can be decoded; re-encode it"
+    if found == 0:
+        return f"{name}: {asked} frames asked, none there{after}; start earlier"
+    fits = largest_4k_plus_1(found)
+    return f"{name}: {asked} frames asked, {found} there{after}; use --frames {fits} or fewer"
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _frame_size(path: Path, what: str) -> tuple[int, int]:
+    size = image_size(path, what)
+    if size is None:
+        raise VideoError(f"{what} {path}: not a still image that can be read; save it as PNG")
+    return size
+
+
+def _resize(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = size
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _iter_stills(info: VideoInfo, start: int, count: int | None, what: str) -> Frames:
+    files = [info.path] if info.kind == "image" else list_frames(info.path, what)
+    stop = None if count is None else start + count
+    for file in files[start:stop]:
+        frame = read_image(file, what)
+        if frame.shape[:2] != (info.height, info.width):
+            sizes = f"is {frame.shape[1]}x{frame.shape[0]}, the first frame {info.width}x{info.height}"
+            raise VideoError(f"{what} {file}: {sizes}; give frames of one size")
+        yield frame
+
+
+def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Frames:
+    if count == 0:
+        return
+    channels = 4 if _has_alpha(info.pix_fmt) else 3
+    trim = f"trim=start_frame={start}" + ("" if count is None else f":end_frame={start + count}")
+    args = [*ff.base_args(), "-max_pixels", str(ff.MAX_SIDE**2), *ff.input_args(info.path), "-map", "0:V:0"]
+    args += ["-vf", trim, "-fps_mode", "passthrough", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
+    args += ["-pix_fmt", "rgba" if channels == 4 else "rgb24", "-c:v", "pam", "-f", "image2pipe", "-"]
+    num_frames = 0
+    with ff.spawn(args, feed=False) as (process, log):
+        assert process.stdout is not None
+        while (frame := _read_pam(process.stdout, info.path, what)) is not None:
+            num_frames += 1
+            if frame.shape[:2] != (info.height, info.width):
+                sizes = f"{frame.shape[1]}x{frame.shape[0]}, its header says {info.width}x{info.height}"
+                raise VideoError(f"{what} {info.path}: frame {num_frames} is {sizes}; re-encode it")
+            yield over_black(frame) if channels == 4 else frame
+        if process.wait() != 0 and num_frames == 0:
+            cause = ff.reason(ff.read_log(log))
+            raise VideoError(f"{what} {info.path}: no frame can be decoded ({cause}); re-encode it as MP4")
+
+
+def _read_pam(pipe: IO[bytes], path: Path, what: str) -> NDArray[np.uint8] | None:
+    """One PAM picture. Each carries its own size, so a lying container cannot shift the frames."""
+    fields: dict[bytes, bytes] = {}
+    if pipe.readline(64).strip() != b"P7":
+        return None
+    while (line := pipe.readline(64).strip()) != b"ENDHDR":
+        key, _, value = line.partition(b" ")
+        if not value:
+            return None
+        fields[key] = value
+    width, height, depth = (int(fields[key]) for key in (b"WIDTH", b"HEIGHT", b"DEPTH"))
+    ff.check_size(width, height, path, what)
+    data = pipe.read(width * height * depth)
+    if len(data) < width * height * depth:
+        return None
+    return np.array(np.frombuffer(data, np.uint8).reshape(height, width, depth))
+
+
+def _has_alpha(pix_fmt: str) -> bool:
+    return pix_fmt.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "pal8"))

@@ -1,0 +1,141 @@
+"""Source: the video, its mask and the asked changes to them, as frames and masks of one size (the canvas)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.media.ffmpeg import VideoError
+from hetcache.media.masks import Extend, dilate_mask, iter_mask, outpaint, outpainted_size, read_mask
+from hetcache.media.placement import Fit
+from hetcache.media.read import MAX_READ_BYTES, VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How files become frames and masks. A mask pixel is edited where its grey is at least `mask_threshold`, then
+    `invert_mask` swaps, then it grows by `mask_dilate_px` source pixels. `outpaint` widens the canvas by (left, top,
+    right, bottom) pixels and masks them. `fit` brings the canvas to the model's size: see `Placement`."""
+
+    mask_threshold: int = 128
+    invert_mask: bool = False
+    mask_extend: Extend = "error"
+    mask_dilate_px: int = 0
+    outpaint: tuple[int, int, int, int] | None = None
+    fit: Fit = "stretch"
+
+
+@dataclass(frozen=True)
+class Source:
+    """`mask` None asks for the outpainted border alone. `info` describes the video file."""
+
+    video: Path
+    mask: Path | None
+    options: InputOptions
+    info: VideoInfo
+
+    @classmethod
+    def open(cls, video: Path, mask: Path | None, options: InputOptions | None = None) -> Source:
+        """Raises VideoError for a video that cannot be read, no mask where one is needed, or a canvas that is too
+        large."""
+        options = options or InputOptions()
+        if mask is None and options.outpaint is None:
+            raise VideoError(f"video {video}: which part is to be edited? Give --mask or --outpaint")
+        info = probe(video)
+        if mask is not None:
+            probe(mask, "mask")
+        if options.outpaint is not None:
+            outpainted_size(options.outpaint, info.height, info.width)
+        return cls(video, mask, options, info)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the canvas: the video's, widened by `outpaint`."""
+        size = self.info.height, self.info.width
+        return outpainted_size(self.options.outpaint, *size) if self.options.outpaint else size
+
+    def length(self, asked: int | None = None) -> int:
+        """`asked` frames, or all of the video. Decodes both files to their ends; raises VideoError when video or mask
+        (unless extended) has fewer frames."""
+        found = count_frames(self.video, decode=True)
+        num_frames = found if asked is None else asked
+        if found < max(num_frames, 1):
+            raise VideoError(too_few(f"video {self.video}", found, max(num_frames, 1), 0))
+        if self.mask is None or self.options.mask_extend != "error" or probe(self.mask, "mask").kind == "image":
+            return num_frames
+        masks = count_frames(self.mask, "mask", decode=True)
+        if masks < num_frames:
+            raise VideoError(_mask_ended(self.mask, masks, num_frames))
+        return num_frames
+
+    def masks(self, count: int) -> Generator[Mask, None, None]:
+        """The first `count` masks [1, H, W] of the canvas, without decoding the video."""
+        size, blank = (self.info.height, self.info.width), np.zeros((1, self.info.height, self.info.width, 3), np.uint8)
+        if self.mask is None:
+            yield self._canvas(blank, np.zeros((1, *size), np.bool_))[1]
+            return
+        with closing(self._file_masks(self.mask)) as masks:
+            for mask in islice(masks, count):
+                yield self._canvas(blank, mask[None])[1]
+
+    def read(self, count: int) -> tuple[Frames, Mask]:
+        """The first `count` frames and masks of the canvas, [T, H, W, 3] uint8 and [T, H, W] bool. Raises
+        VideoError."""
+        options, (height, width) = self.options, self.size
+        if count * height * width * 3 > MAX_READ_BYTES:
+            size = f"{count} frames of {width}x{height}"
+            raise VideoError(f"video {self.video}: {size} do not fit in memory; ask for fewer")
+        frames = read_frames(self.video, count=count)
+        if self.mask is None:
+            mask = np.zeros(frames.shape[:3], np.bool_)
+        else:
+            mask = read_mask(
+                self.mask, count, frames.shape[1:3], options.mask_threshold, options.invert_mask, options.mask_extend
+            )
+        return self._canvas(frames, mask)
+
+    def stream(self, start: int = 0) -> Generator[tuple[Frames, Mask], None, None]:
+        """Frames [1, H, W, 3] and masks [1, H, W] of the canvas from frame `start` to the end of the video, in memory
+        that does not grow. Raises VideoError when the mask ends before."""
+        size = self.info.height, self.info.width
+        with closing(iter_frames(self.video, start)) as frames:
+            if self.mask is None:
+                for frame in frames:
+                    yield self._canvas(frame[None], np.zeros((1, *size), np.bool_))
+                return
+            with closing(self._file_masks(self.mask)) as masks:
+                later = islice(masks, start, None)
+                for index, frame in enumerate(frames, start):
+                    mask = next(later, None)
+                    if mask is None:
+                        raise VideoError(_mask_ended(self.mask, index, index + 1))
+                    yield self._canvas(frame[None], mask[None])
+
+    def _file_masks(self, mask: Path) -> Generator[Mask, None, None]:
+        options, size = self.options, (self.info.height, self.info.width)
+        return iter_mask(mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
+
+    def _canvas(self, frames_THWC: Frames, mask_THW: Mask) -> tuple[Frames, Mask]:
+        options = self.options
+        if options.mask_dilate_px:
+            mask_THW = dilate_mask(mask_THW, options.mask_dilate_px)
+        if options.outpaint is None:
+            return frames_THWC, mask_THW
+        left, top, _, _ = options.outpaint
+        wide_THWC, wide_mask_THW = outpaint(frames_THWC, *options.outpaint)
+        height, width = mask_THW.shape[1:]
+        wide_mask_THW[:, top : top + height, left : left + width] = mask_THW
+        return wide_THWC, wide_mask_THW
+
+
+def _mask_ended(mask: Path, found: int, asked: int) -> str:
+    return too_few(f"mask {mask}", found, asked, 0) + (", or --mask-extend hold|loop" if found else "")

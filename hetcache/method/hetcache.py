@@ -1,0 +1,244 @@
+"""HetCache (arXiv 2603.24260): full, partial and reused steps over generative, margin and context tokens.
+
+This file composes the pure parts: `drift` decides, `selector` picks tokens, `store` holds what is cached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from hetcache.core.drift import ChangeEstimator, LevelRule, plan_levels
+from hetcache.core.flops import ModelShape, cache_bytes, velocity_bytes
+from hetcache.core.settings import check_choices, setting
+from hetcache.core.store import RESIDUAL, FeatureStore
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.method.output_drift import OutputDrift
+from hetcache.method.selector import SelectionConfig, TokenSelector
+
+VELOCITY = ("output", 0, "velocity")
+
+
+@dataclass(frozen=True)
+class HetCacheConfig:
+    """Settings of `--mode hetcache`; each field is the CLI flag of the same name."""
+
+    cache_thresh: float = setting(
+        0.05,
+        "delta: reuse a step iff the change accumulated since the last computed step is below it; higher skips more",
+    )
+    context_ratio: float = setting(0.05, "fraction of context tokens that a partial step computes")
+    margin_ratio: float = setting(0.7, "fraction of margin tokens that a partial step computes")
+    margin_width: int | None = setting(
+        None, "width of the margin in tokens", shown="5 at 30 token rows, scaled with the grid"
+    )
+    use_kmeans: bool = setting(True, "spread the context sample over k-means clusters of token features")
+    kmeans_clusters: int = setting(16, "number of k-means clusters")
+    use_attention_interaction: bool = setting(
+        True, "prefer context tokens that generative tokens attend to (last layer, softmax over all keys)"
+    )
+    decision_rule: str = setting(
+        "dual",
+        "full against partial: 'dual' by the change since the last full step, 'paper' by the change "
+        "since the last computed one",
+        choices=("dual", "paper"),
+    )
+    band: float = setting(1.5, "rule 'paper': a computed step is partial iff d < band * delta")
+    refresh_band: float = setting(6.0, "rule 'dual': a computed step is partial iff D < refresh_band * delta")
+    max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
+    context_kv: str = setting(
+        "sampled",
+        "keys and values of tokens that a partial step does not compute: 'cached' from the last full "
+        "step, or none ('sampled', needs no K/V memory)",
+        choices=("cached", "sampled"),
+    )
+    partial_vace: str = setting(
+        "rows",
+        "VACE branch of a partial step: 'rows' runs it on the computed tokens, 'hints' adds the last full step's hints",
+        choices=("rows", "hints"),
+    )
+    vace_on_reuse: bool = setting(
+        False,
+        "run the VACE blocks on reused steps too and drop their result, as the paper's release does: same "
+        "output, a third of a step's work",
+    )
+    whole_steps_only: bool = setting(
+        False, "no partial steps: reused steps repeat the model's last output, so next to no memory is needed"
+    )
+    signal: str = setting(
+        "timestep",
+        "what the change is estimated from: 'timestep' (calibrated, the plan is known before the run) or "
+        "'output' (EasyCache's rate, content-aware)",
+        choices=("timestep", "output"),
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("context_ratio", "margin_ratio"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(self, name)}")
+        if self.cache_thresh < 0:
+            raise ValueError(f"--cache-thresh must not be negative, not {self.cache_thresh}")
+        if self.kmeans_clusters < 1:
+            raise ValueError(f"--kmeans-clusters must be at least 1, not {self.kmeans_clusters}")
+        if self.band < 1 or self.refresh_band < 1:
+            raise ValueError("--band and --refresh-band must be at least 1")
+        if self.max_partial_run < 0:
+            raise ValueError(f"--max-partial-run must not be negative, not {self.max_partial_run}")
+        check_choices(self)
+        if self.margin_width is not None and self.margin_width < 0:
+            raise ValueError(f"--margin-width must not be negative, not {self.margin_width}")
+
+    def selection(self) -> SelectionConfig:
+        return SelectionConfig(
+            self.context_ratio,
+            self.margin_ratio,
+            self.use_kmeans,
+            self.kmeans_clusters,
+            self.use_attention_interaction,
+        )
+
+    def rule(self) -> LevelRule:
+        max_partial_run = 0 if self.whole_steps_only else self.max_partial_run
+        return LevelRule(self.cache_thresh, self.decision_rule, self.band, self.refresh_band, max_partial_run)
+
+    def cache_bytes(self, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
+        """What one CFG branch will keep from step to step, at most: `signal` output is counted in each branch and kept
+        in one."""
+        output = velocity_bytes(shape, num_tokens, bytes_per_value)
+        signal = 3 * output if self.signal == "output" else 0
+        if self.whole_steps_only:
+            return output + signal
+        cached_kv, vace_rows = self.context_kv == "cached", self.partial_vace == "rows"
+        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value) + signal
+
+
+def plan_hetcache(
+    schedule: Schedule, config: HetCacheConfig, estimator: ChangeEstimator, rule: LevelRule | None = None
+) -> list[Decision]:
+    """The decision of every step, before the run: the signal `e0` depends on the schedule alone."""
+    return plan_levels(estimator.changes(schedule, "e0"), rule or config.rule(), schedule.skipped)
+
+
+class HetCacheManager(CacheManager):
+    """One CFG branch of HetCache. The selector is shared with the other branch, the store is not."""
+
+    def __init__(
+        self,
+        config: HetCacheConfig,
+        selector: TokenSelector,
+        estimator: ChangeEstimator | None,
+        rule: LevelRule | None = None,
+        drift: OutputDrift | None = None,
+        branch: Branch = Branch.COND,
+    ) -> None:
+        """`rule` replaces the config's (a composition's token part never reuses); with `drift` the decisions come
+        from the run itself and no `estimator` is needed."""
+        self.config = config
+        self.selector = selector
+        self.store = FeatureStore()
+        self._estimator = estimator
+        self._rule = rule or config.rule()
+        self._drift = drift
+        self._branch = branch
+        self.vace_on_reuse = config.vace_on_reuse
+        self.reuse_level = "velocity" if config.whole_steps_only else "tokens"
+        self._decisions: list[Decision] = []
+        self._step_index = 0
+
+    def begin(self, schedule: Schedule) -> None:
+        self.store.clear()
+        if self._drift is not None:
+            self._drift.begin(schedule)
+            return
+        assert self._estimator is not None
+        self._decisions = plan_hetcache(schedule, self.config, self._estimator, self._rule)
+
+    def decide(self, step: Step, hidden: Hidden) -> Decision:
+        self._step_index = step.index
+        if self._drift is not None:
+            decision = self._drift.decide(self._branch, step, hidden.latents_BCFHW)
+        else:
+            decision = self._decisions[step.index]
+        if decision.compute is not Compute.PARTIAL:
+            return decision
+        return replace(decision, plan=self.selector.plan(step.index))
+
+    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
+        kv = self._kv(ops, decision)
+        attention = ops.self_attn(x_BND, kv)
+        if decision.compute is Compute.FULL and self._caches_kv(ops.stack):
+            self.store.put(ops.stack, ops.layer, "k", attention.k_BND)
+            self.store.put(ops.stack, ops.layer, "v", attention.v_BND)
+        x_BND = ops.add_self_attn(x_BND, attention.out_BND)
+        x_BND = ops.add_cross_attn(x_BND, ops.cross_attn(x_BND))
+        x_BND = ops.add_mlp(x_BND, ops.mlp(x_BND))
+        if decision.compute is Compute.FULL and ops.stack == "dit" and ops.layer == ops.num_layers - 1:
+            self._observe(ops, x_BND, attention.q_BND, attention.k_BND)
+        return x_BND
+
+    def hints(self, hidden: Hidden, decision: Decision) -> list[torch.Tensor] | None:
+        if self.config.partial_vace == "rows" or decision.plan is None:
+            return None
+        rows_A = decision.plan.rows_A
+        hints: list[torch.Tensor] = []
+        while ("vace", len(hints), "hint") in self.store:
+            hints.append(self.store.get("vace", len(hints), "hint").index_select(1, rows_A))
+        return hints
+
+    def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
+        if self.config.partial_vace == "hints" and not self.config.whole_steps_only:
+            for layer, hint_BND in enumerate(hints):
+                self.store.put("vace", layer, "hint", hint_BND)
+
+    def merge(self, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
+        if decision.plan is None:
+            return x_BAD
+        rows_A = decision.plan.rows_A
+        residual_BND = self.store.get(*RESIDUAL)
+        residual_BND.index_copy_(1, rows_A, x_BAD - hidden.x_BND.index_select(1, rows_A))
+        return (hidden.x_BND + residual_BND).index_copy_(1, rows_A, x_BAD)
+
+    def reuse(self, hidden: Hidden) -> torch.Tensor:
+        if self.config.whole_steps_only:
+            return self.store.get(*VELOCITY)
+        return hidden.x_BND + self.store.get(*RESIDUAL)
+
+    def commit(
+        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
+    ) -> None:
+        if self.config.whole_steps_only:
+            if self._rule.reuses:
+                self.store.put(*VELOCITY, velocity)
+        elif decision.compute is Compute.FULL:
+            self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
+        if self._drift is not None:
+            self._drift.observe(self._branch, hidden.latents_BCFHW, velocity)
+
+    def release(self) -> None:
+        self.store.clear()
+        if self._drift is not None:
+            self._drift.rate.release()
+
+    @property
+    def cache_bytes(self) -> int:
+        leads = self._drift is not None and self._drift.decisions.leader is self._branch
+        return self.store.peak_nbytes + (self._drift.rate.nbytes if leads and self._drift is not None else 0)
+
+    def notes(self) -> dict[str, Any]:
+        return {} if self._drift is None else {"host_syncs": self._drift.rate.host_syncs}
+
+    def _caches_kv(self, stack: str) -> bool:
+        if self.config.context_kv == "sampled" or self.config.whole_steps_only:
+            return False
+        return stack == "dit" or self.config.partial_vace == "rows"
+
+    def _kv(self, ops: BlockOps, decision: Decision) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if decision.plan is None or not self._caches_kv(ops.stack):
+            return None
+        return self.store.get(ops.stack, ops.layer, "k"), self.store.get(ops.stack, ops.layer, "v")
+
+    def _observe(self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor) -> None:
+        if self.selector.wants_evidence(self._step_index):
+            self.selector.observe(self._step_index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)

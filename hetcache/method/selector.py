@@ -1,0 +1,95 @@
+"""TokenSelector: the token plan of each partial step, shared by both CFG branches of a video.
+
+Sharing is deliberate: guidance multiplies the difference of the branches, so a token that is fresh in one and
+stale in the other would be amplified. The evidence comes from the branch that runs first, the conditional one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hetcache.core.tokens import TokenClasses
+from hetcache.core.vocabulary import TokenPlan
+from hetcache.method.kmeans import kmeans
+from hetcache.method.sampling import attention_mass, even_sample, sample_context, sample_size
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """How many margin and context tokens a partial step computes, and by what evidence they are chosen."""
+
+    context_ratio: float
+    margin_ratio: float
+    use_kmeans: bool
+    kmeans_clusters: int
+    use_attention_interaction: bool
+
+
+class TokenSelector:
+    """Builds one `TokenPlan` per partial step; a step asked for twice (by both branches) is built once."""
+
+    def __init__(self, classes: TokenClasses, config: SelectionConfig) -> None:
+        self.classes = classes
+        self.config = config
+        self._labels_C: torch.Tensor | None = None
+        self._importance_C: torch.Tensor | None = None
+        self._evidence_step = -1
+        self._plan_step = -1
+        self._plan: TokenPlan | None = None
+        self._run_index = 0
+
+    @property
+    def num_margin(self) -> int:
+        return sample_size(self.config.margin_ratio, len(self.classes.margin_M))
+
+    @property
+    def num_context(self) -> int:
+        return sample_size(self.config.context_ratio, len(self.classes.context_C))
+
+    @property
+    def num_active(self) -> int:
+        """|A|: known before the run, the same for every partial step."""
+        return len(self.classes.generative_G) + self.num_margin + self.num_context
+
+    def wants_evidence(self, step_index: int) -> bool:
+        """True once per full step, for the first branch that asks, while sampling context is to be done."""
+        partial_sample = 0 < self.num_context < len(self.classes.context_C)
+        return partial_sample and step_index > self._evidence_step
+
+    def observe(
+        self, step_index: int, features_ND: torch.Tensor, q_ND: torch.Tensor, k_ND: torch.Tensor, num_heads: int
+    ) -> None:
+        """Refresh the sampling evidence at a full step from the last layer: `features_ND` are the hidden states
+        that leave the stack, q and k those of its self-attention (one sample)."""
+        config, classes = self.config, self.classes
+        self._evidence_step = step_index
+        if config.use_kmeans:
+            self._labels_C = kmeans(features_ND[classes.context_C], config.kmeans_clusters)
+        if config.use_attention_interaction and len(classes.generative_G):
+            mass_N = attention_mass(q_ND[classes.generative_G], k_ND, num_heads)
+            self._importance_C = mass_N[classes.context_C]
+
+    def plan(self, step_index: int) -> TokenPlan:
+        """The tokens of this partial step: all generative, a rotating sample of margin and of context."""
+        if self._plan is not None and step_index == self._plan_step:
+            return self._plan
+        classes, device = self.classes, self.classes.context_C.device
+        margin = classes.margin_M[even_sample(len(classes.margin_M), self.num_margin, self._run_index, device)]
+        tokens_per_frame = classes.grid.height * classes.grid.width
+        context = classes.context_C[
+            sample_context(
+                self.num_context,
+                classes.context_C // tokens_per_frame,
+                self._labels_C,
+                self._importance_C,
+                self.config.kmeans_clusters,
+                self._run_index,
+            )
+        ]
+        rows_A = torch.cat([classes.generative_G, margin, context]).sort().values
+        self._plan = TokenPlan(rows_A, classes.num_tokens, len(classes.generative_G), self.num_margin, self.num_context)
+        self._plan_step = step_index
+        self._run_index += 1
+        return self._plan

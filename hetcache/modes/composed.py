@@ -1,0 +1,106 @@
+"""`<base>_teacache`: TeaCache's plan decides which steps are reused; on every other step the base mode decides.
+
+One composition for all bases. The base is never asked on a reused step: its schedule names those steps in
+`skipped`, so that its counters and accumulators see what really runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from baselines.teacache import TeaCacheConfig, plan_teacache
+from hetcache.core.drift import ChangeEstimator
+from hetcache.core.store import RESIDUAL, FeatureStore
+from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
+
+
+def composed_config(base: type) -> type:
+    """A frozen config with the fields of `base` and of TeaCache; it is an instance of both, validated as both."""
+
+    def validate(self: Any) -> None:
+        for part in (base, TeaCacheConfig):
+            check = getattr(part, "__post_init__", None)
+            if check is not None:
+                check(self)
+
+    body = {"__post_init__": validate, "__doc__": f"{base.__name__} with {TeaCacheConfig.__name__}."}
+    name = base.__name__.removesuffix("Config") + "TeaCacheConfig"
+    return dataclass(frozen=True)(type(name, (base, TeaCacheConfig), body))
+
+
+def skipped_steps(decisions: Sequence[Decision]) -> frozenset[int]:
+    return frozenset(i for i, decision in enumerate(decisions) if decision.compute is Compute.REUSE)
+
+
+def merge_plans(outer: Sequence[Decision], base: Sequence[Decision]) -> list[Decision]:
+    """TeaCache's reuses, the base's decisions elsewhere."""
+    return [o if o.compute is Compute.REUSE else b for o, b in zip(outer, base, strict=True)]
+
+
+class ComposedManager(CacheManager):
+    """One CFG branch: TeaCache's residual of the whole stack around the base's own manager."""
+
+    def __init__(self, base: CacheManager, config: TeaCacheConfig, estimator: ChangeEstimator) -> None:
+        self.base = base
+        self._config = config
+        self._estimator = estimator
+        self._outer: list[Decision] = []
+        self._outer_reuses = False
+        self.vace_on_reuse = config.vace_on_reuse
+        self.store = FeatureStore()
+
+    @property
+    def reuse_level(self) -> str:  # type: ignore[override]
+        """Tokens on TeaCache's reuses, the base's own level on the base's."""
+        return "tokens" if self._outer_reuses else self.base.reuse_level
+
+    def begin(self, schedule: Schedule) -> None:
+        self.store.clear()
+        self._outer = plan_teacache(schedule, self._config, self._estimator)
+        self.base.begin(replace(schedule, skipped=schedule.skipped | skipped_steps(self._outer)))
+
+    def decide(self, step: Step, hidden: Hidden) -> Decision:
+        outer = self._outer[step.index]
+        self._outer_reuses = outer.compute is Compute.REUSE
+        return outer if self._outer_reuses else self.base.decide(step, hidden)
+
+    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
+        return self.base.run_block(ops, x_BND, decision)
+
+    def hints(self, hidden: Hidden, decision: Decision) -> list[torch.Tensor] | None:
+        return self.base.hints(hidden, decision)
+
+    def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
+        self.base.keep_hints(hints, decision)
+
+    def merge(self, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
+        return self.base.merge(hidden, x_BAD, decision)
+
+    def reuse(self, hidden: Hidden) -> torch.Tensor:
+        if self._outer_reuses:
+            return hidden.x_BND + self.store.get(*RESIDUAL)
+        return self.base.reuse(hidden)
+
+    def commit(
+        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
+    ) -> None:
+        self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
+        self.base.commit(step, decision, hidden, x_out_BND, velocity)
+
+    def outcome(self, decision: Decision) -> Decision:
+        return decision if self._outer_reuses else self.base.outcome(decision)
+
+    def release(self) -> None:
+        self.store.clear()
+        self.base.release()
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.store.peak_nbytes + self.base.cache_bytes
+
+    def notes(self) -> dict[str, Any]:
+        return self.base.notes()

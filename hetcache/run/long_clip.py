@@ -1,0 +1,104 @@
+"""A long video in and out, one window at a time: memory does not grow with its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.media.clip import Clip, hold_last
+from hetcache.media.ffmpeg import VideoError
+from hetcache.media.masks import composite
+from hetcache.media.placement import Placement
+from hetcache.media.source import Source
+from hetcache.media.windows import Window
+from hetcache.run.window_store import WindowStore
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class WindowReader:
+    """Context manager: the clip of each window in turn, from one pass over the files that begins at `start`."""
+
+    def __init__(self, source: Source, placement: Placement, num_frames: int, start: int) -> None:
+        self._source = source
+        self._placement = placement
+        self._num_frames = num_frames
+        self._stream = source.stream(start)
+        self._held: list[tuple[Frames, Mask]] = []
+        self._held_from = start
+
+    def read(self, window: Window) -> Clip:
+        """The clip of `window`, which starts no earlier than the last one. Its source frames are not kept: they are
+        those at the model's size. Raises VideoError when the video or its mask ends early."""
+        del self._held[: window.start - self._held_from]
+        self._held_from = window.start
+        count = min(window.count, self._num_frames - window.start)
+        while len(self._held) < count:
+            pair = next(self._stream, None)
+            if pair is None:
+                raise ended(self._source, self._held_from + len(self._held), self._num_frames)
+            frames, mask = pair
+            self._held.append((self._placement.frames_to_model(frames)[0], self._placement.mask_to_model(mask)[0]))
+        frames_THWC = hold_last(np.stack([frame for frame, _ in self._held[:count]]), window.count)
+        mask_THW = hold_last(np.stack([mask for _, mask in self._held[:count]]), window.count)
+        size = self._placement.model
+        return Clip(
+            self._source.video,
+            self._source.info.fps,
+            frames_THWC,
+            mask_THW,
+            frames_THWC,
+            mask_THW,
+            Placement("stretch", size, size),
+            self._source.info.pixel_aspect,
+        )
+
+    def __enter__(self) -> WindowReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+def ended(source: Source, found: int, expected: int) -> VideoError:
+    """The error when fewer frames can be decoded than were counted before the run."""
+    return VideoError(
+        f"video {source.video}: ends after {found} of {expected} frames, it is damaged or has changed: re-encode it, "
+        f"or go on with --frames {found} --resume"
+    )
+
+
+def finished_frames(store: WindowStore, windows: Sequence[Window], start: int, stop: int) -> Iterator[Frames]:
+    """Finished frames [H, W, 3] at the model's size from `start` to `stop`, each from the last window that has it."""
+    ends = [window.start for window in windows[1:]] + [stop]
+    for index, (window, end) in enumerate(zip(windows, ends, strict=False)):
+        if end <= start or window.start >= stop:
+            continue
+        frames_THWC = store.frames(index)
+        yield from frames_THWC[max(start, window.start) - window.start : min(end, stop) - window.start]
+
+
+def composited(
+    source: Source,
+    placement: Placement,
+    store: WindowStore,
+    windows: Sequence[Window],
+    num_frames: int,
+    feather_px: int,
+) -> Iterator[Frames]:
+    """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere. Raises VideoError
+    when the video or its mask ends early."""
+    with closing(source.stream()) as stream:
+        for index, edited in enumerate(finished_frames(store, windows, 0, num_frames)):
+            pair = next(stream, None)
+            if pair is None:
+                raise ended(source, index, num_frames)
+            frame, mask = pair
+            yield composite(frame, placement.frames_to_source(edited[None]), mask, feather_px)[0]

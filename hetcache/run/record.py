@@ -1,0 +1,219 @@
+"""The JSON record of a run and the tables that a person reads before and after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hetcache.core.flops import ModelShape, full_step_flops
+from hetcache.core.session import CacheSession
+from hetcache.core.tokens import TokenClasses
+from hetcache.core.vocabulary import Branch
+
+SCHEMA = 1
+PACKAGES = ("hetcache", "diffsynth", "torch", "numpy", "scipy", "pillow", "scikit-learn", "imageio-ffmpeg")
+STAGES = ("load", "text", "vae_encode", "denoise", "vae_decode", "composite", "total")
+
+
+def package_versions() -> dict[str, str]:
+    from hetcache import __version__
+
+    versions = {"hetcache": __version__, "python": platform.python_version()}
+    for name in PACKAGES[1:]:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """The machine a figure was taken on."""
+    facts: dict[str, Any] = {
+        "device": device,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "os": platform.system(),
+    }
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def session_facts(session: CacheSession, shape: ModelShape, classes: TokenClasses) -> dict[str, Any]:
+    """What the denoising loop did: decisions, tokens, blocks, FLOPs, cache bytes, steps."""
+    trace = session.trace
+    num_tokens = classes.num_tokens
+    uncached = full_step_flops(shape, num_tokens) * len(trace.records)
+    active = [r.num_active for r in trace.records if r.compute.name == "PARTIAL"]
+    return {
+        "decisions": {branch.value: trace.decisions(branch) for branch in Branch},
+        "accelerated": trace.accelerated,
+        "tokens": {
+            "total": num_tokens,
+            "generative": len(classes.generative_G),
+            "margin": len(classes.margin_M),
+            "context": len(classes.context_C),
+            "active": max(active, default=num_tokens),
+        },
+        "blocks": dict(trace.work.blocks),
+        "sublayers": dict(trace.work.sublayers),
+        "flops": {
+            "run": trace.work.flops,
+            "uncached": uncached,
+            "ratio": round(uncached / trace.work.flops, 4) if trace.work.flops else None,
+        },
+        "cache_bytes": session.cache_bytes,
+        "notes": session.notes(),
+        "steps": trace.steps_json(),
+    }
+
+
+def determinism(device: str) -> dict[str, Any]:
+    """What the same bytes again depend on: the same files, settings, seed, versions and hardware as in this record."""
+    breaks = [
+        "another version of torch, diffsynth, hetcache or ffmpeg",
+        "another device or dtype",
+        "files that have changed under the same name",
+    ]
+    if device.startswith("cuda"):
+        breaks.append("attention or convolution kernels that add in another order (FlashAttention, cuDNN)")
+    else:
+        breaks.append("another kind of CPU, or another number of threads")
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "same_bytes_unless": breaks,
+    }
+
+
+def all_windows(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The facts of a run of several windows from those of each: sums of work and time, peaks of memory. Decisions are
+    one word per edited window."""
+    edited = [window for window in facts if "skipped" not in window]
+    run, uncached = (sum(window["flops"][key] for window in edited) for key in ("run", "uncached"))
+    return {
+        "decisions": {
+            branch.value: " ".join(filter(None, (window["decisions"][branch.value] for window in edited)))
+            for branch in Branch
+        },
+        "accelerated": any(window["accelerated"] for window in edited),
+        "tokens": max((window["tokens"] for window in edited), key=lambda tokens: tokens["active"], default={}),
+        **{key: _sum_counts([window[key] for window in edited]) for key in ("blocks", "sublayers")},
+        "flops": {"run": run, "uncached": uncached, "ratio": round(uncached / run, 4) if run else None},
+        "cache_bytes": max((window["cache_bytes"] for window in edited), default=0),
+        "peak_memory_gib": max((window["peak_memory_gib"] for window in edited), default=0.0),
+        "windows": list(facts),
+    }
+
+
+def _sum_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
+def timing_s(stage_ms: Mapping[str, float], load_s: float, composite_s: float, total_s: float) -> dict[str, float]:
+    """Stage times in seconds under the record's keys."""
+    known = {"load": load_s, "composite": composite_s, "total": total_s}
+    return {stage: round(known[stage] if stage in known else stage_ms.get(stage, 0.0) / 1e3, 4) for stage in STAGES}
+
+
+def sum_timing_s(windows: Sequence[Mapping[str, float]], load_s: float, composite_s: float) -> dict[str, float]:
+    """Stage times of all windows, whichever process edited them."""
+    total = {stage: round(sum(window[stage] for window in windows), 4) for stage in STAGES}
+    total |= {"load": round(load_s, 4), "composite": round(composite_s, 4)}
+    total["total"] = round(total["total"] + load_s + composite_s, 4)
+    return total
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the record whole or not at all. Values must be JSON values; infinities are written as strings."""
+    from hetcache.media.write import atomic_output
+
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name.ljust(width)}  {value}" for name, value in rows)
+
+
+def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The table after a run, from its record."""
+    times, flops, tokens = record["timing_s"], record["flops"], record["tokens"]
+    stages = ", ".join(f"{stage.replace('_', ' ')} {times[stage]:.1f} s" for stage in STAGES if times[stage] >= 0.05)
+    rows = []
+    if "windows" in record:
+        skipped = sum("skipped" in window for window in record["windows"])
+        without = f", {skipped} of them with nothing to edit" if skipped else ""
+        rows.append(("windows", f"{len(record['windows'])}{without}"))
+    for branch, letters in record["decisions"].items():
+        if letters:
+            first, *others = letters.split()
+            more = f" and so on ({len(others)} more windows, see the record)" if others else ""
+            rows.append((f"steps ({branch})", first + more))
+    rows.append(("time", stages))
+    if not record["accelerated"] and record["mode"] != "baseline" and flops["run"]:
+        rows.append(("speed", "NOT ACCELERATED: no partial and no reused step at these settings"))
+    elif record["accelerated"]:
+        rows.append(
+            (
+                "FLOPs",
+                f"{flops['ratio']:.2f}x fewer ({flops['run'] / 1e12:.2f} of "
+                f"{flops['uncached'] / 1e12:.2f} TFLOPs; partial steps compute {tokens['active']} of "
+                f"{tokens['total']} tokens)",
+            )
+        )
+    rows.append(("memory", f"cache {record['cache_bytes'] / 2**20:.1f} MiB, peak {record['peak_memory_gib']:.2f} GiB"))
+    compare = record.get("compare")
+    if compare:
+        rows.append(
+            (
+                "against baseline",
+                f"denoising {compare['denoise_speedup']:.2f}x faster, whole run {compare['total_speedup']:.2f}x",
+            )
+        )
+        for metric, unit in (("psnr_db", " dB"), ("ssim", "")):
+            shown = ", ".join(
+                f"{region.replace('_', ' ')} {_figure(value)}{unit}" for region, value in compare[metric].items()
+            )
+            rows.append((metric.split("_")[0].upper(), shown))
+    rows += [("note", note) for note in record.get("fell_back", [])]
+    rows += [(name, path) for name, path in record["outputs"].items() if path]
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else "inf" if value == float("inf") else f"{value:.4g}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,19 @@
+"""Runs of the baseline and of any manager on the fixture's pipeline."""
+
+from __future__ import annotations
+
+from diffsynth_patches.apply import patched
+from hetcache.core.session import CacheSession
+from hetcache.modes import MODES, RunContext
+
+
+def run(pipe, kwargs, make_manager):
+    session = CacheSession(make_manager)
+    with patched(pipe, session):
+        video = pipe(**{**kwargs, "progress_bar_cmd": session.steps})
+    return video, session
+
+
+def baseline(branch):
+    mode = MODES["baseline"]
+    return mode.build(mode.config(), RunContext(None, None))(branch)

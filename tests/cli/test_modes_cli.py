@@ -1,0 +1,67 @@
+"""`inference.py --mode M` for every mode: a valid video and record from the example, on random weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import inference  # noqa: E402
+from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
+from hetcache.core.calibration import load_calibration
+from hetcache.files import CALIBRATIONS
+from hetcache.media.read import probe
+from hetcache.modes import MODES
+
+pytestmark = pytest.mark.skipif(
+    not (CALIBRATIONS / "tiny.json").is_file() or load_calibration("tiny").drift is None,
+    reason="tiny is not calibrated yet",
+)
+
+
+# Sixteen steps change more per step than the fifty of the defaults.
+COARSE = {"teacache": ["--cache-thresh", "0.3"], "easycache": ["--easycache-thresh", "0.5"]}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """The committed model's shape, so that its calibration fits, with random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    config = TinyConfig(vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+    save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name, mode in MODES.items() if not mode.defaults])
+def test_every_mode_runs_on_the_example(model_folder, tmp_path, name):
+    output = tmp_path / "out.mp4"
+    code = inference.main(
+        [
+            "--mode",
+            name,
+            "--model",
+            str(model_folder),
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            "--frames",
+            "5",
+            "--height",
+            "48",
+            "--width",
+            "80",
+            "--steps",
+            "16",
+            "--output",
+            str(output),
+            *COARSE.get(name, []),
+        ]
+    )
+    assert code == 0
+    assert probe(output).height == 480
+    run = json.loads(output.with_suffix(".json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} in JSON"))
+    assert run["mode"] == name
+    assert [len(run["decisions"][branch]) for branch in ("cond", "uncond")] == [16, 16]
+    assert run["accelerated"] == (name != "baseline")
+    assert run["flops"]["ratio"] > 1.01 or name == "baseline"

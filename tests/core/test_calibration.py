@@ -1,0 +1,210 @@
+"""Calibrations: loaded by model id or refused, fitted from measurements, and used for other step counts."""
+
+from __future__ import annotations
+
+import json
+
+import calibrate
+import numpy as np
+import pytest
+import torch
+from replay import build, record, replay
+
+from baselines.fastcache import FastCacheConfig, FastCacheManager
+from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
+from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
+from hetcache.core.calibration import CalibrationError, load_calibration
+from hetcache.core.drift import ChangeCurve, Rescale
+from hetcache.core.linear_maps import LinearFit, LinearMap, LinearMaps, load_linear_maps, save_linear_maps
+from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.files import CALIBRATIONS
+
+PUBLISHED = sorted(path.stem for path in CALIBRATIONS.glob("wan*.json"))
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_calibrations_load_and_say_where_they_come_from(model):
+    calibration = load_calibration(model)
+    assert calibration.model == model and "TeaCache4Wan2.1" in calibration.source
+    for signal in ("e0", "e"):
+        assert len(calibration.rescale(signal).coefficients) == 5
+    assert calibration.drift is None and calibration.linear_maps() is None
+    assert calibration.estimator() is calibration.rescale("e0")
+
+
+def test_published_ratios_are_there_for_the_models_that_have_them():
+    assert {m for m in PUBLISHED if load_calibration(m).magcache} == {"wan2.1-vace-1.3b", "wan2.1-t2v-1.3b"}
+    vace = load_calibration("wan2.1-vace-1.3b")
+    assert vace.magnitude_ratios(Branch.UNCOND) == vace.magnitude_ratios(Branch.COND)
+    with pytest.raises(CalibrationError, match="magnitude ratios: run python scripts/calibrate.py --model wan2.1"):
+        load_calibration("wan2.1-t2v-14b").magnitude_ratios(Branch.COND)
+
+
+def write(path, **changes):
+    data = {"schema": 1, "model": "m", "source": "test", "teacache": {"e0": {"coefficients": [1.0, 0.0]}}}
+    path.write_text(json.dumps({**data, **changes}))
+    return path
+
+
+def test_another_models_calibration_is_never_used(tmp_path):
+    with pytest.raises(CalibrationError, match=r"no calibration for model 'x'.*scripts/calibrate.py --model x"):
+        load_calibration("x")
+    with pytest.raises(CalibrationError, match="made for model 'm', not for 'x'"):
+        load_calibration("x", write(tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schema": 2}, "schema 2; this version reads 1"),
+        ({"teacache": {"e0": {}}}, "not a calibration file"),
+        ({"teacache": {"e0": {"coefficients": []}}}, "at least one coefficient"),
+        ({"drift": {"timesteps": [5.0, 6.0], "cumulative": [0.0, 1.0]}}, "must fall"),
+        ({"drift": {"timesteps": [6.0, 5.0], "cumulative": [1.0, 0.0]}}, "must not fall"),
+        ({"magcache": {"cond": [1.0]}}, "two or more positive numbers"),
+        ({"fastcache": {"file": "../x.safetensors"}}, "beside the calibration file"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path, changes, message):
+    with pytest.raises(CalibrationError, match=message):
+        load_calibration("m", write(tmp_path / "m.json", **changes))
+
+
+def test_a_missing_signal_names_the_command(tmp_path):
+    calibration = load_calibration("m", write(tmp_path / "m.json"))
+    with pytest.raises(CalibrationError, match="signal 'e': run python scripts/calibrate.py --model m"):
+        calibration.rescale("e")
+
+
+def test_linear_maps_of_another_model_are_refused(tmp_path):
+    one = LinearMap(torch.ones(3, 1), torch.ones(1, 3), torch.ones(3))
+    save_linear_maps(tmp_path / "m.safetensors", LinearMaps("other", {("dit", 0): one}))
+    file = write(tmp_path / "m.json", fastcache={"file": "m.safetensors"})
+    with pytest.raises(CalibrationError, match="linear maps of 'other', not of 'm'"):
+        load_calibration("m", file).linear_maps()
+    with pytest.raises(CalibrationError, match="holds no linear maps"):
+        load_calibration("m", write(tmp_path / "n.json", fastcache={"file": "gone.safetensors"})).linear_maps()
+
+
+def test_a_curve_sums_to_the_same_change_at_any_step_count():
+    timesteps = [1000.0, 900.0, 700.0, 400.0, 100.0]
+    curve = change_curve(timesteps, [0.0, 0.1, 0.1, 0.3, 0.6])
+    assert curve.changes(Schedule(tuple(timesteps))) == pytest.approx((0.0, 0.1, 0.1, 0.3, 0.6))
+    assert curve.changes(Schedule((1000.0, 700.0, 100.0))) == pytest.approx((0.0, 0.2, 0.9))
+    assert curve.changes(Schedule((1000.0, 550.0, 100.0))) == pytest.approx((0.0, 0.35, 0.75))
+    assert curve.changes(Schedule((1000.0, 50.0))) == pytest.approx((0.0, 1.2))  # the last slope goes on
+    fine = Schedule(tuple(np.linspace(1000, 100, 77).tolist()))
+    assert sum(curve.changes(fine)) == pytest.approx(1.1)
+
+
+def test_a_curve_is_checked():
+    for bad in (((1.0,), (0.0,)), ((1.0, 0.5), (0.0,))):
+        with pytest.raises(ValueError, match="change curve"):
+            ChangeCurve(*bad)
+
+
+def test_the_polynomial_is_recovered_and_the_better_space_chosen():
+    x = np.linspace(0.03, 0.15, 49)
+    truth = Rescale((3.0, 0.0, 0.2, 0.1, 0.01))
+    fitted, r_squared = fit_polynomial([0.0, *x], [0.0, *(truth(v) for v in x)])
+    assert fitted.space == "linear" and r_squared == pytest.approx(1.0)
+    assert fitted(0.1) == pytest.approx(truth(0.1), rel=1e-6)
+    assert fitted(9.0) == fitted(0.15)  # clamped to what it was fitted on
+    steep, r_squared = fit_polynomial([0.0, *x], [0.0, *np.exp(60 * np.log(x) + 150)])
+    assert steep.space == "log" and r_squared == pytest.approx(1.0)
+
+
+def test_linear_maps_are_recovered_and_survive_the_file(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(400, 6) + 2
+    down, up, bias = torch.randn(6, 2), torch.randn(2, 6), torch.randn(6)
+    fit = LinearFit(6)
+    for rows in x.split(100):
+        fit.add(rows, rows + rows @ down @ up + bias)
+    solved = fit.solve(rank=2)
+    torch.testing.assert_close(solved(x[None])[0], x + x @ down @ up + bias, rtol=1e-3, atol=1e-3)
+    assert fit.unexplained(solved) < 1e-6 < fit.unexplained(fit.solve(rank=1))
+    save_linear_maps(tmp_path / "m.safetensors", LinearMaps("m", {("vace", 3): solved}))
+    loaded = load_linear_maps(tmp_path / "m.safetensors", "m").layers["vace", 3]
+    torch.testing.assert_close(loaded(x[None]), solved(x[None]), rtol=1e-2, atol=2e-2)
+
+
+def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, call_kwargs, mask_THW):
+    recording = record(pipe, call_kwargs, mask_THW, 5)
+    expected, _ = replay(recording, build("baseline", recording))
+    measured = {branch: BranchMeasurements() for branch in Branch}
+    fits: dict = {}
+    outputs, _ = replay(recording, lambda branch: MeasuringManager(measured[branch], fits))
+    assert all(torch.equal(outputs[key], expected[key]) for key in expected)
+    for run in measured.values():
+        assert len(run.change) == len(run.magnitude) == 5
+        assert run.change[0] == 0.0 and run.magnitude[0] == 1.0 and min(run.change[1:]) > 0
+        assert len(run.schedule.timesteps) == 5
+    assert sorted(fits) == [("dit", 0), ("dit", 1), ("dit", 2), ("dit", 3), ("vace", 0), ("vace", 1)]
+    maps = LinearMaps("test", {layer: fit.solve(16) for layer, fit in fits.items()})
+    assert all(fits[layer].unexplained(fitted) < 0.5 for layer, fitted in maps.layers.items())
+    outputs, session = replay(recording, lambda branch: FastCacheManager(FastCacheConfig(), maps))
+    assert session.trace.accelerated and session.notes()["cond"]["estimate"] == "linear maps"
+    assert all(torch.isfinite(output).all() for output in outputs.values())
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    config = TinyConfig(
+        dim=48,
+        num_layers=2,
+        num_heads=2,
+        ffn_dim=96,
+        vace_layers=(0,),
+        vae_width=16,
+        vae_encoder_depth=1,
+        vae_decoder_depth=1,
+        vae_refine_width=8,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
+    return folder
+
+
+def arguments(model_folder, output, *extra):
+    return [
+        "--model",
+        str(model_folder),
+        "--frames",
+        "5",
+        "--height",
+        "48",
+        "--width",
+        "80",
+        "--steps",
+        "4",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--output",
+        str(output),
+        "--rank",
+        "4",
+        *extra,
+    ]
+
+
+def test_calibrate_writes_what_every_mode_needs(model_folder, tmp_path, capsys):
+    assert calibrate.main(arguments(model_folder, tmp_path / "c.json")) == 0
+    calibration = load_calibration("tiny", tmp_path / "c.json")
+    run = Schedule(calibration.drift.timesteps, {"e": (0.0, 0.1, 0.2, 0.3), "e0": (0.0, 0.1, 0.2, 0.3)})
+    for signal in ("e", "e0"):
+        assert min(calibration.rescale(signal).changes(run, signal)[1:]) > 0
+    assert calibration.estimator() is calibration.drift
+    for branch in Branch:
+        assert len(calibration.magnitude_ratios(branch)) == 4
+    assert set(calibration.linear_maps().layers) == {("dit", 0), ("dit", 1), ("vace", 0)}
+    assert calibration.raw["measured_on"]["clips"] == ["real.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.fastcache.safetensors", "c.json"]
+
+
+def test_calibrate_refuses_clips_without_masks(model_folder, tmp_path, capsys):
+    code = calibrate.main(arguments(model_folder, tmp_path / "c.json", "--video", "a.mp4", "b.mp4"))
+    assert code == 2 and "one mask per video" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

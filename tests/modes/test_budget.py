@@ -1,0 +1,109 @@
+"""--cache-budget-gib: what is given up in which order, what is kept in fact, and modes that cannot do with less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hetcache_runs import hetcache_session, run
+from replay import toy_calibration
+
+from diffsynth_patches.apply import patched
+from diffsynth_patches.forward import model_shape
+from hetcache.core.session import CacheBudgetError, CacheSession
+from hetcache.core.tokens import classify
+from hetcache.core.vocabulary import Branch
+from hetcache.modes import MODES, RunContext
+from hetcache.modes.budget import GIB, fit_to_budget
+
+HETCACHE = MODES["hetcache"]
+TOKENS = 72
+
+
+@pytest.fixture
+def shape(pipe):
+    """The fixture's, as wide as any real one relative to its output."""
+    return replace(model_shape(pipe.dit, pipe.vace, 8), dim=192)
+
+
+def fit(shape, budget_bytes, mode=HETCACHE, **settings):
+    config = mode.config(**settings)
+    return fit_to_budget(mode, config, budget_bytes / GIB, shape, TOKENS, 4, 2)
+
+
+def test_a_budget_that_suffices_changes_nothing(shape):
+    config = HETCACHE.config(context_kv="cached")
+    needed = 2 * config.cache_bytes(shape, TOKENS, 4)
+    assert fit(shape, needed, context_kv="cached") == (config, [])
+
+
+def test_cached_keys_go_first_and_partial_steps_last(shape):
+    asked = HETCACHE.config(context_kv="cached", partial_vace="hints")
+    sampled = replace(asked, context_kv="sampled", partial_vace="rows")
+    whole = replace(sampled, whole_steps_only=True)
+    sizes = [2 * config.cache_bytes(shape, TOKENS, 4) for config in (asked, sampled, whole)]
+    assert sizes[0] > sizes[1] > sizes[2] > 0
+    config, reasons = fit(shape, sizes[0] - 1, context_kv="cached", partial_vace="hints")
+    assert config == sampled
+    assert "cached K" in reasons[0] and "--cache-budget-gib" in reasons[0]
+    config, reasons = fit(shape, sizes[1] - 1, context_kv="cached", partial_vace="hints")
+    assert (config, len(reasons)) == (whole, 2)
+    with pytest.raises(ValueError, match="at the least; give it that much"):
+        fit(shape, sizes[2] - 1, context_kv="cached")
+
+
+def test_what_was_not_asked_for_is_not_given_up(shape):
+    needed = 2 * HETCACHE.config().cache_bytes(shape, TOKENS, 4)
+    config, reasons = fit(shape, needed - 1)
+    assert config.whole_steps_only
+    assert len(reasons) == 1 and "no partial steps" in reasons[0]
+
+
+def test_the_composition_counts_its_own_residual(shape):
+    composed = MODES["hetcache_teacache"]
+    residual = TOKENS * shape.dim * 4
+    own = HETCACHE.config().cache_bytes(shape, TOKENS, 4)
+    assert composed.cache_bytes(composed.config(), shape, TOKENS, 4) == own + residual
+
+
+def test_whole_steps_keep_the_predicted_bytes_and_repeat_the_output(pipe, call_kwargs, mask_THW):
+    session = hetcache_session(mask_THW, "FRRFRF", whole_steps_only=True)
+    with patched(pipe, session) as forward:
+        outputs = []
+        original = forward.__call__
+
+        def spy(**kwargs):
+            velocity = original(**kwargs)
+            if kwargs["positive"]:
+                outputs.append(velocity)
+            return velocity
+
+        pipe.model_fn = spy
+        pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
+    predicted = HETCACHE.config(whole_steps_only=True).cache_bytes(forward.shape, TOKENS, 4)
+    assert session.cache_bytes == 2 * predicted
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(outputs[0], outputs[3])
+
+
+def test_whole_steps_are_never_partial():
+    rule = HETCACHE.config(whole_steps_only=True).rule()
+    assert rule.max_partial_run == 0
+
+
+@pytest.mark.parametrize("mode", ["pab", "fastcache"])
+def test_another_mode_stops_at_the_budget_and_the_pipeline_is_whole_again(pipe, call_kwargs, mask_THW, mode):
+    context = RunContext(classify(torch.from_numpy(mask_THW)), toy_calibration)
+    build = MODES[mode].build(MODES[mode].config(), context)
+    model_fn, budget_gib = pipe.model_fn, 1e-5
+    session = CacheSession(build, budget_gib=budget_gib)
+    with pytest.raises(CacheBudgetError, match="over --cache-budget-gib 1e-05.*--mode hetcache"):
+        run(pipe, call_kwargs, session)
+    assert pipe.model_fn is model_fn
+    assert session.manager(Branch.COND).cache_bytes < 4 * budget_gib * GIB
+
+
+def test_a_mode_that_cannot_do_with_less_is_left_as_it_is(shape):
+    pab = MODES["pab"]
+    assert fit_to_budget(pab, pab.config(), 0.0, shape, TOKENS, 4, 2) == (pab.config(), [])

@@ -1,0 +1,138 @@
+"""CUDA out of memory: one more try with tiling and offloading, said in the notes; then a message with the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from diffsynth_patches import editor as editing
+from diffsynth_patches import loader
+from diffsynth_patches.editor import Editor, OutOfMemoryError
+from diffsynth_patches.loader import VramOptions
+from hetcache.modes import MODES
+from hetcache.run.job import EditSettings
+
+SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)
+
+
+@dataclass
+class Machine:
+    """A GPU on which the first `failures` edits run out of memory."""
+
+    failures: int
+    loads: list[VramOptions] = field(default_factory=list)
+    tilings: list[str] = field(default_factory=list)
+
+    def load(self, model: str, device: str, dtype: Any, prompts: Any, vram: VramOptions, revision: Any) -> Any:
+        self.loads.append(vram)
+        return SimpleNamespace(), None
+
+    def run_edit(self, pipe: Any, info: Any, clip: Any, make_manager: Any, settings: Any, observer: Any) -> str:
+        assert pipe is not None
+        self.tilings.append(settings.vae_tiling)
+        if len(self.tilings) <= self.failures:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return "edited"
+
+
+def job() -> Any:
+    clip = SimpleNamespace(size=(480, 832), num_frames=81)
+    return SimpleNamespace(model="m", device="cuda", dtype=torch.bfloat16, settings=SETTINGS, clip=clip, info=None)
+
+
+def edit(monkeypatch, failures: int, vram: VramOptions | None = None) -> tuple[Machine, Editor, Any]:
+    machine = Machine(failures)
+    monkeypatch.setattr(loader, "load_pipeline", machine.load)
+    monkeypatch.setattr(editing, "run_edit", machine.run_edit)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 80 * 2**30))
+    asked = job()
+    chosen = Editor(asked, vram or VramOptions())
+    mode = MODES["baseline"]
+    context: Any = None
+    return machine, chosen, lambda: chosen.edit(asked.clip, mode, mode.config(), context, SETTINGS, "baseline")
+
+
+def test_enough_memory_changes_nothing(monkeypatch):
+    machine, editor, run = edit(monkeypatch, 0)
+    assert run() == "edited"
+    assert (machine.tilings, len(machine.loads), editor.notes) == (["off"], 1, [])
+
+
+def test_out_of_memory_is_tried_once_more_with_tiling_and_offloading(monkeypatch):
+    machine, editor, run = edit(monkeypatch, 1)
+    assert run() == "edited"
+    assert machine.tilings == ["off", "on"]
+    assert machine.loads == [VramOptions(), VramOptions(limit_gib=8.0)]
+    assert "--vae-tiling on --vram-limit 8.0" in editor.notes[0]
+    assert run() == "edited"
+    assert machine.tilings == ["off", "on", "on"]
+    assert len(editor.notes) == 1
+
+
+def test_weights_that_move_are_not_compiled_and_the_note_says_so(monkeypatch):
+    machine, editor, _ = edit(monkeypatch, 1)
+    compiled = []
+    monkeypatch.setattr(editing, "run_edit", lambda *args: (compiled.append(args[4].compile), machine.run_edit(*args)))
+    settings = replace(SETTINGS, compile=True)
+    editor._job.settings = settings
+    mode, context = MODES["baseline"], None
+    editor.edit(editor._job.clip, mode, mode.config(), context, settings, "baseline")
+    assert compiled == [True, False]
+    assert "without --compile" in editor.notes[0]
+
+
+def test_a_second_time_ends_in_a_message_with_the_settings_to_try(monkeypatch):
+    machine, _, run = edit(monkeypatch, 9)
+    with pytest.raises(OutOfMemoryError, match="832x480 and 81 frames.*--height and --width.*--fp8-storage"):
+        run()
+    assert machine.tilings == ["off", "on"]
+    with pytest.raises(OutOfMemoryError):
+        run()
+    assert machine.tilings == ["off", "on", "on"]
+
+
+def test_a_limit_that_was_asked_for_is_kept(monkeypatch):
+    machine, _, run = edit(monkeypatch, 1, VramOptions(limit_gib=4.0, fp8_storage=True))
+    assert run() == "edited"
+    assert machine.loads[1] == VramOptions(limit_gib=4.0, fp8_storage=True)
+
+
+def test_a_gpu_too_small_for_the_weights_is_offloaded_from_the_start(monkeypatch):
+    machine = Machine(0)
+
+    def load(*args):
+        machine.load(*args)
+        if len(machine.loads) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return SimpleNamespace(), None
+
+    monkeypatch.setattr(loader, "load_pipeline", load)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 80 * 2**30))
+    editor = Editor(job(), VramOptions())
+    assert machine.loads == [VramOptions(), VramOptions(limit_gib=8.0)]
+    assert "--vram-limit 8.0" in editor.notes[0]
+
+
+def test_weights_that_cannot_be_read_are_told_in_one_line(monkeypatch):
+    def load(*args):
+        raise RuntimeError("unexpected end of file")
+
+    monkeypatch.setattr(loader, "load_pipeline", load)
+    with pytest.raises(ValueError, match="--model m: cannot be loaded .unexpected end of file.; fetch"):
+        Editor(job(), VramOptions())
+
+
+def test_a_cpu_without_memory_says_what_to_make_smaller(monkeypatch):
+    _, editor, run = edit(monkeypatch, 0)
+
+    def full(*args):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(editing, "run_edit", full)
+    with pytest.raises(OutOfMemoryError, match="^out of memory at 832x480 and 81 frames: use a smaller --height"):
+        run()
+    assert editor.notes == []
