@@ -295,8 +295,8 @@ run_plan(make_plan(folder), store, executor, "one", lambda event: None)
 
 def test_sigkill_in_the_middle_costs_no_finished_cell(tmp_path):
     plan, tests = make_plan(tmp_path), Path(__file__).resolve().parents[1]
-    code = CHILD.format(tests=str(tests), root=str(tests.parent), folder=str(tmp_path))
-    child = subprocess.Popen([sys.executable, "-c", code])
+    code, found = CHILD.format(folder=str(tmp_path)), os.pathsep.join([str(tests), str(tests.parent)])
+    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": found})
     deadline = time.monotonic() + 120
     while not (tmp_path / "reached").exists():
         assert child.poll() is None
