@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from hetcache.media import ffmpeg as ff
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.header import read_header
 from hetcache.media.images import image_size, list_frames, over_black, read_image
+from hetcache.media.pam import has_alpha, read_pam
 
 DEFAULT_FPS = 16.0
 """Frames a second of images, which carry no rate: the rate Wan2.1 was trained at."""
@@ -185,7 +186,7 @@ def _iter_stills(info: VideoInfo, start: int, count: int | None, what: str) -> F
 def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Frames:
     if count == 0:
         return
-    channels = 4 if _has_alpha(info.pix_fmt) else 3
+    channels = 4 if has_alpha(info.pix_fmt) else 3
     trim = f"trim=start_frame={start}" + ("" if count is None else f":end_frame={start + count}")
     args = [*ff.base_args(), "-max_pixels", str(ff.MAX_SIDE**2), *ff.input_args(info.path), "-map", "0:V:0"]
     args += ["-vf", trim, "-fps_mode", "passthrough", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
@@ -193,7 +194,7 @@ def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Fr
     num_frames = 0
     with ff.spawn(args, feed=False) as (process, log):
         assert process.stdout is not None
-        while (frame := _read_pam(process.stdout, info.path, what)) is not None:
+        while (frame := read_pam(process.stdout, info.path, what)) is not None:
             num_frames += 1
             if frame.shape[:2] != (info.height, info.width):
                 sizes = f"{frame.shape[1]}x{frame.shape[0]}, its header says {info.width}x{info.height}"
@@ -202,25 +203,3 @@ def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Fr
         if process.wait() != 0 and num_frames == 0:
             cause = ff.reason(ff.read_log(log))
             raise VideoError(f"{what} {info.path}: no frame can be decoded ({cause}); re-encode it as MP4")
-
-
-def _read_pam(pipe: IO[bytes], path: Path, what: str) -> NDArray[np.uint8] | None:
-    """One PAM picture. Each carries its own size, so a lying container cannot shift the frames."""
-    fields: dict[bytes, bytes] = {}
-    if pipe.readline(64).strip() != b"P7":
-        return None
-    while (line := pipe.readline(64).strip()) != b"ENDHDR":
-        key, _, value = line.partition(b" ")
-        if not value:
-            return None
-        fields[key] = value
-    width, height, depth = (int(fields[key]) for key in (b"WIDTH", b"HEIGHT", b"DEPTH"))
-    ff.check_size(width, height, path, what)
-    data = pipe.read(width * height * depth)
-    if len(data) < width * height * depth:
-        return None
-    return np.array(np.frombuffer(data, np.uint8).reshape(height, width, depth))
-
-
-def _has_alpha(pix_fmt: str) -> bool:
-    return pix_fmt.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16", "pal8"))
