@@ -20,12 +20,14 @@ from tqdm import tqdm
 
 from hetcache.evaluation import report
 from hetcache.evaluation import vbench as vbench_runner
-from hetcache.evaluation.compare import METRICS, Settings
+from hetcache.evaluation.compare import Settings
 from hetcache.evaluation.pairs import Job, Matching, match_folders
 from hetcache.evaluation.quality import evaluate, load_models, one_line, resolve_device
 from hetcache.evaluation.videos import parse_resize
 from hetcache.metrics.errors import MetricError
+from hetcache.metrics.metric import Choices, SetMetric
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
+from hetcache.metrics.registry import chosen, families
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,8 +66,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
         batch.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=f"folder in the place of --{name}")
     batch.add_argument("--method", metavar="NAME", help="the ending of the predictions' names")
     what = parser.add_argument_group("what to measure, and how")
-    names = f"of: {' '.join(METRICS)} (default: all but vmaf; vfid is VFID and FVD)"
-    what.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=names)
+    names = f"of: {' '.join(families())} (default: all but vmaf; vfid is VFID and FVD)"
+    what.add_argument("--metrics", nargs="+", choices=families(), metavar="NAME", help=names)
     what.add_argument("--vmaf", action="store_true", help="VMAF too")
     what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help="frames I3D sees of a video (8)")
     what.add_argument("--i3d-checkpoint", type=Path, metavar="FILE", help="I3D weights, such as i3d_rgb_imagenet.pt")
@@ -113,17 +115,19 @@ def quality(args: argparse.Namespace) -> int:
     report.check_targets([args.output, args.csv])
     parse_resize(args.resize)
     single, matching = _jobs(args)
-    metrics = set(args.metrics or Settings.metrics) | ({"vmaf"} if args.vmaf else set())
+    asked = set(args.metrics or families(by_default=True)) | ({"vmaf"} if args.vmaf else set())
+    sets = {metric.asked for metric in chosen(SetMetric)}
     if single:
-        metrics.discard("vfid")
+        asked -= sets
     settings = Settings(
-        metrics=frozenset(metrics), target_frames=args.target_frames, resize=args.resize,
-        seam_px=args.seam_px, batch_frames=args.batch_frames, device=resolve_device(args.device),
+        target_frames=args.target_frames, resize=args.resize, seam_px=args.seam_px, batch_frames=args.batch_frames,
+        device=resolve_device(args.device),
     )  # fmt: skip
-    settings, models, result = load_models(settings, args.lpips_net, args.lpips_weights, args.i3d_checkpoint)
-    if single and "vfid" in (args.metrics or ()):
-        result.missing["vfid"] = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
-    if not settings.metrics:
+    choices = Choices(settings.device, args.lpips_net, args.lpips_weights, args.i3d_checkpoint)
+    ready, result = load_models(asked, choices)
+    for family in sets.intersection(args.metrics or ()) if single else ():
+        result.missing[family] = "A distance between sets of clips needs several videos: use --gt-dir and --pred-dir"
+    if not ready:
         raise MetricError(f"nothing can be measured. {' '.join(result.missing.values())}")
     result.failures += matching.failures
     with tqdm(unit="frame", disable=None) as bar:
@@ -134,14 +138,14 @@ def quality(args: argparse.Namespace) -> int:
             bar.set_description(name)
             bar.update(done - bar.n)
 
-        evaluate(matching.jobs, settings, models, result, progress)
+        evaluate(matching.jobs, settings, ready, result, progress)
     if single and result.failures:
         raise MetricError(result.failures[0][1])
     if result.results:
         print(report.table(result))
     print(report.notes(matching.unmatched, result.warnings, result.failures), end="", file=sys.stderr)
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
-    parameters |= {"metrics": sorted(metrics), "device": settings.device}
+    parameters |= {"metrics": sorted(asked), "device": settings.device}
     if args.output:
         report.write_text(args.output, report.to_json(report.document(result, parameters, matching.unmatched)))
     if args.csv:

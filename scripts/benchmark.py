@@ -156,18 +156,11 @@ def make_executor(
     args: Namespace, plan: Plan, settings: Any, info: Any, model: str, device: str, dtype: Any, store: Store
 ) -> Any:
     from diffsynth_patches.bench import Bench, LazyPipeline
-    from hetcache.benchmark import quality
-    from hetcache.metrics.errors import MetricError
-    from hetcache.metrics.perceptual import load_lpips
+    from hetcache.benchmark.quality import load_metrics
 
-    lpips = None
-    if not args.random_weights:
-        try:
-            lpips = load_lpips(device=device)
-        except MetricError as error:
-            print(f"LPIPS is not measured: {error}")
-        if not quality.has_ssim():
-            print("SSIM is not measured: run `pip install scikit-image`")
+    ready, missing = ({}, {}) if args.random_weights else load_metrics(device)
+    for family, reason in missing.items():
+        print(f"{family.upper()} is not measured: {reason}")
 
     def load() -> Any:
         if args.random_weights:
@@ -180,7 +173,7 @@ def make_executor(
             use_hugging_face()
         return load_pipeline(model, device, dtype, settings.edit.prompts)[0]
 
-    return Bench(LazyPipeline(load), info, settings, store, step_bar, lpips)
+    return Bench(LazyPipeline(load), info, settings, store, step_bar, ready)
 
 
 @contextmanager

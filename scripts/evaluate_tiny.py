@@ -28,7 +28,7 @@ from tiny_masks import caption  # noqa: E402
 
 from diffsynth_patches.tiny import load_tiny_pipeline  # noqa: E402
 from hetcache.media.fill import push_pull_fill  # noqa: E402
-from hetcache.metrics.perceptual import load_lpips  # noqa: E402
+from hetcache.metrics.lpips import load_lpips  # noqa: E402
 
 COLUMNS = (
     "ae_psnr_db",

@@ -12,12 +12,14 @@ from typing import Any
 
 from hetcache.benchmark.cells import Cell, Store
 from hetcache.benchmark.methods import BASELINE
+from hetcache.benchmark.quality import metrics
 from hetcache.benchmark.rows import table_rows
 from hetcache.benchmark.runner import Plan
 from hetcache.benchmark.table import failures, markdown, plain
 from hetcache.files import ROOT
 from hetcache.media.write import atomic_output
 from hetcache.metrics.errors import MetricError
+from hetcache.metrics.weights import FETCH_COMMAND
 from hetcache.run.record import package_versions
 
 SCHEMA = 1
@@ -144,8 +146,10 @@ def _commands(plan: Plan, store: Store) -> list[dict[str, str]]:
 def _warnings(plan: Plan, rows: list[dict[str, Any]], random: bool, num_processes: int) -> list[str]:
     lines = [RANDOM, f"Replayed decisions: {plan.setup['decisions']}"] if random else []
     measured = [row for row in rows if row.get("quality", {}).get("source")]
-    if not random and measured and not any("lpips" in row["quality"]["source"].get("all", {}) for row in measured):
-        lines.append("LPIPS was not measured: its weights come with `python scripts/fetch_weights.py lpips`.")
+    for metric in metrics() if measured and not random else ():
+        if metric.fetch and not any(metric.name in row["quality"]["source"].get("all", {}) for row in measured):
+            command = f"{FETCH_COMMAND} {metric.fetch}"
+            lines.append(f"{metric.title} was not measured: its weights come with `{command}`.")
     if num_processes > 1:
         lines.append(
             f"Taken in {num_processes} processes: the benchmark was interrupted and resumed. Each ratio is "

@@ -8,12 +8,11 @@ from typing import Any
 
 from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
+from hetcache.benchmark.quality import metrics
 from hetcache.benchmark.runner import Plan
-from hetcache.metrics.frame import mean_psnr, nan_mean
 
 STAGES = ("text", "vae_encode", "denoise", "vae_decode")
 REGIONS = (("in_mask", "in mask"), ("seam", "seam"), ("all", "whole"))
-METRICS = ("psnr", "ssim", "lpips")
 Row = dict[str, Any]
 
 
@@ -101,15 +100,14 @@ def _quality(records: list[Record]) -> Row:
     for against in ("baseline", "source"):
         regions = {name for record in records for name in record["quality"].get(against) or {}}
         for region in sorted(regions):
-            for metric in METRICS:
+            for metric in metrics():
                 values = [
-                    float(record["quality"][against][region][metric])
+                    float(record["quality"][against][region][metric.name])
                     for record in records
-                    if metric in record["quality"].get(against, {}).get(region, {})
+                    if metric.name in record["quality"].get(against, {}).get(region, {})
                 ]
                 if values:
-                    mean = (mean_psnr if metric == "psnr" else nan_mean)(values)
-                    found.setdefault(against, {}).setdefault(region, {})[metric] = mean
+                    found.setdefault(against, {}).setdefault(region, {})[metric.name] = metric.mean(values)
     return {"quality": found}
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hetcache.benchmark.quality import metrics
 from hetcache.benchmark.rows import REGIONS, Row
+from hetcache.metrics.metric import PairMetric
 
 NONE = "-"
 Value = Callable[[Row], Any]
@@ -35,10 +37,6 @@ def _key(name: str) -> Value:
 
 def _quality(against: str, region: str, metric: str) -> Value:
     return lambda row: row.get("quality", {}).get(against, {}).get(region, {}).get(metric)
-
-
-def _db(value: float) -> str:
-    return "inf" if math.isinf(value) else f"{value:.2f}"
 
 
 def _count(value: float) -> str:
@@ -76,13 +74,6 @@ def _spread(stage: str) -> Value:
     return value
 
 
-METRIC_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "psnr": ("PSNR", _db),
-    "ssim": ("SSIM", lambda v: f"{v:.4f}"),
-    "lpips": ("LPIPS", lambda v: f"{v:.4f}"),
-}
-
-
 def columns() -> list[Column]:
     """All columns of the table, in order; the brief ones fit a terminal."""
 
@@ -118,27 +109,17 @@ def columns() -> list[Column]:
         ),
     ]
     for region, name in REGIONS:
-        for metric, (shown, show) in METRIC_SHOWN.items():
-            found.append(
-                Column(
-                    f"against uncached: {name}",
-                    shown,
-                    f"{shown} of the raw output, {name}, against the baseline's",
-                    _quality("baseline", region, metric),
-                    show,
-                    brief=region == "in_mask" and metric == "psnr",
-                )
-            )
-    for metric, (shown, show) in METRIC_SHOWN.items():
-        found.append(
-            Column(
-                "against source",
-                shown,
-                f"{shown} of the raw output against the source video",
-                _quality("source", "all", metric),
-                show,
-            )
+        found += [_compared(metric, region, name) for metric in metrics()]
+    found += [
+        Column(
+            "against source",
+            metric.title,
+            f"{metric.title} of the raw output against the source video",
+            _quality("source", "all", metric.name),
+            _shown(metric),
         )
+        for metric in metrics()
+    ]
     found += [
         Column("memory", "cache", "peak bytes kept from step to step", _key("cache_bytes"), _bytes),
         Column(
@@ -150,6 +131,22 @@ def columns() -> list[Column]:
         ),
     ]
     return found
+
+
+def _compared(metric: PairMetric, region: str, name: str) -> Column:
+    """A metric's column against the uncached output, in one region."""
+    return Column(
+        f"against uncached: {name}",
+        metric.title,
+        f"{metric.title} of the raw output, {name}, against the baseline's",
+        _quality("baseline", region, metric.name),
+        _shown(metric),
+        brief=region == "in_mask" and metric.name == "psnr",
+    )
+
+
+def _shown(metric: PairMetric) -> Callable[[Any], str]:
+    return lambda value: metric.text(value, brief=True)
 
 
 def plain(rows: list[Row]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hetcache.evaluation.origin import Origin, mixed_outputs, origin_of
 from hetcache.evaluation.pairs import Job
-from hetcache.evaluation.records import Origin, mixed_outputs, origin_of
 from hetcache.evaluation.videos import (
     MIN_FRAMES,
     FewerFramesError,
@@ -25,35 +25,23 @@ from hetcache.evaluation.videos import (
     target_size,
 )
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.i3d import I3D
-from hetcache.metrics.meters import ClipMeter, FrameMeter
-from hetcache.metrics.perceptual import Lpips
+from hetcache.metrics.metric import ClipMeter, Features, FileMetric, SetMetric, VideoMeter, VideoMetric
 from hetcache.metrics.regions import DEFAULT_SEAM_PX, REGION_NAMES, regions
-from hetcache.metrics.temporal import TemporalMeter
-from hetcache.metrics.vmaf import vmaf
+from hetcache.metrics.registry import PairMeters, ReadyView, chosen, passes
 
-METRICS = ("psnr", "ssim", "lpips", "vfid", "temporal", "vmaf")
-Features = dict[str, dict[str, NDArray[np.float32]]]
+OTHER = "_ref"
+"""Ends the name of a video metric's figure of the other video."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure and how. `metrics` are names of METRICS; sizes and counts are pixels and frames."""
+    """How to measure; sizes and counts are pixels and frames."""
 
-    metrics: frozenset[str] = frozenset(METRICS) - {"vmaf"}
     target_frames: int = 8
     resize: str | None = None
     seam_px: int = DEFAULT_SEAM_PX
     batch_frames: int = 8
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Models:
-    """Networks that are loaded once for all pairs; None leaves the metric out."""
-
-    lpips: Lpips | None = None
-    i3d: I3D | None = None
 
 
 @dataclass
@@ -77,29 +65,34 @@ class Comparison:
 class _Against:
     """The meters of one reference: the pair's, the reference's own, and both clips."""
 
-    def __init__(self, role: str, source: Source, pred: Source, settings: Settings, models: Models) -> None:
+    def __init__(self, role: str, source: Source, pred: Source, settings: Settings, ready: ReadyView) -> None:
         self.role = role
         self.source = source
         self.num_frames = min(source.num_frames, pred.num_frames)
-        self.pair = FrameMeter(settings.metrics, models.lpips)
-        self.temporal = TemporalMeter() if "temporal" in settings.metrics else None
-        self.pred_clip = ClipMeter(self.num_frames, settings.target_frames)
-        self.clip = ClipMeter(self.num_frames, settings.target_frames)
-        self._clips = models.i3d is not None
+        self.pair = PairMeters(ready)
+        self.own = _video_meters(ready)
+        self.clips: list[tuple[SetMetric, ClipMeter, ClipMeter]] = []
+        for metric in passes(chosen(SetMetric, ready)):
+            pred_clip, clip = (metric.meter(self.num_frames, settings.target_frames) for _ in range(2))
+            self.clips.append((metric, pred_clip, clip))
 
     def update(self, pred: NDArray[np.uint8], frames: NDArray[np.uint8], parts: dict[str, Any]) -> None:
         parts = {name: mask[: len(frames)] for name, mask in parts.items()}
         pred = pred[: len(frames)]
         self.pair.update(pred, frames, parts)
-        if self.temporal:
-            self.temporal.update(frames, parts)
-        if self._clips:
-            self.pred_clip.update(pred, parts)
-            self.clip.update(frames, parts)
+        for meter in self.own:
+            meter.update(frames, parts)
+        for _, pred_clip, clip in self.clips:
+            pred_clip.update(pred, parts)
+            clip.update(frames, parts)
+
+
+def _video_meters(ready: ReadyView) -> list[VideoMeter]:
+    return [metric.meter() for metric in passes(chosen(VideoMetric, ready))]
 
 
 def compare(
-    job: Job, settings: Settings, models: Models, progress: Callable[[int, int], None] | None = None
+    job: Job, settings: Settings, ready: ReadyView, progress: Callable[[int, int], None] | None = None
 ) -> list[Comparison]:
     """Measure `job`, one result per video it is compared with; every file is decoded once, in batches.
 
@@ -111,7 +104,7 @@ def compare(
     warnings: list[str] = []
     while True:
         try:
-            results = _measure(job, sources, settings, models, progress)
+            results = _measure(job, sources, settings, ready, progress)
         except FewerFramesError as error:
             # A cut made without encoding keeps frames that are never shown: only decoding tells how many.
             if error.found < MIN_FRAMES:
@@ -128,15 +121,15 @@ def _measure(
     job: Job,
     sources: dict[str, Source],
     settings: Settings,
-    models: Models,
+    ready: ReadyView,
     progress: Callable[[int, int], None] | None,
 ) -> list[Comparison]:
     """One pass over the videos; FewerFramesError when one of them does not have its number of frames."""
     pred = sources["prediction"]
     others = {role: source for role, source in sources.items() if role != "prediction"}
     size = target_size(pred, others, settings.resize)
-    meters = [_Against(role, source, pred, settings, models) for role, source in others.items()]
-    own = TemporalMeter() if "temporal" in settings.metrics else None
+    meters = [_Against(role, source, pred, settings, ready) for role, source in others.items()]
+    own = _video_meters(ready)
     with ExitStack() as stack:
 
         def opened(stream: Generator[NDArray, None, None]) -> Generator[NDArray, None, None]:
@@ -154,8 +147,8 @@ def _measure(
                 mask = take(masks, len(batch))
                 assert mask is not None
                 parts = regions(mask, settings.seam_px)
-            if own:
-                own.update(batch, parts)
+            for video_meter in own:
+                video_meter.update(batch, parts)
             for meter, stream in zip(meters, streams, strict=True):
                 other = take(stream, len(batch))
                 if other is not None:
@@ -163,7 +156,7 @@ def _measure(
             done += len(batch)
             if progress:
                 progress(done, pred.num_frames)
-    return [_result(job, pred, size, meter, own, settings, models) for meter in meters]
+    return [_result(job, pred, size, meter, own, settings, ready) for meter in meters]
 
 
 def _result(
@@ -171,15 +164,15 @@ def _result(
     pred: Source,
     size: tuple[int, int],
     meter: _Against,
-    own: TemporalMeter | None,
+    own: Sequence[VideoMeter],
     settings: Settings,
-    models: Models,
+    ready: ReadyView,
 ) -> Comparison:
     """Turn the meters of one reference into its Comparison."""
     metrics = meter.pair.result()
-    for temporal, suffix in ((own, ""), (meter.temporal, "_ref")):
-        if temporal:
-            for region, values in temporal.result().items():
+    for meters, suffix in ((own, ""), (meter.own, OTHER)):
+        for video_meter in meters:
+            for region, values in video_meter.result().items():
                 found = metrics.setdefault(region, {})
                 found.update({f"{key}{suffix}": value for key, value in values.items()})
     result = Comparison(
@@ -200,19 +193,26 @@ def _result(
         )
     if mixed := mixed_outputs(result.pred_origin, result.other_origin):
         result.warnings.append(mixed)
-    if "vmaf" in settings.metrics:
-        _add_vmaf(result)
-    if models.i3d is not None:
-        result.pred_features = meter.pred_clip.features(models.i3d, settings.device)
-        result.other_features = meter.clip.features(models.i3d, settings.device)
+    for file_metric in chosen(FileMetric, ready):
+        _add_file_metric(result, file_metric)
+    for metric, pred_clip, clip in meter.clips:
+        loaded = ready[metric.asked]
+        model = None if loaded is None else loaded.model
+        _add_features(result.pred_features, pred_clip.features(model, settings.device))
+        _add_features(result.other_features, clip.features(model, settings.device))
     return result
 
 
-def _add_vmaf(result: Comparison) -> None:
-    """Add VMAF, or a warning that says why there is none: the other metrics stand without it."""
+def _add_features(all_features: Features, own: Features) -> None:
+    for region, features in own.items():
+        all_features.setdefault(region, {}).update(features)
+
+
+def _add_file_metric(result: Comparison, metric: FileMetric) -> None:
+    """Add the figure, or a warning that says why there is none: the other metrics stand without it."""
     try:
-        value = vmaf(result.pred, result.other, result.num_frames, result.size)
+        value = metric.measure(result.pred, result.other, result.num_frames, result.size)
     except MetricError as error:
         result.warnings.append(str(error))
         value = math.nan
-    result.metrics.setdefault("all", {})["vmaf"] = value
+    result.metrics.setdefault("all", {})[metric.name] = value

@@ -1,38 +1,21 @@
-"""Evaluate a list of jobs: load the networks once, go on past bad pairs, add up, take VFID and FVD."""
+"""Evaluate a list of jobs: load the networks once, go on past bad pairs, add up, compare the sets of videos."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from hetcache.evaluation.compare import Comparison, Models, Settings, compare
+from hetcache.evaluation.compare import OTHER, Comparison, Settings, compare
 from hetcache.evaluation.pairs import AGAINST, Job
-from hetcache.metrics.errors import MetricError, optional_import
-from hetcache.metrics.frame import mean_psnr, nan_mean
-from hetcache.metrics.frechet import MIN_CLIPS, frechet_distance, too_few_clips
-from hetcache.metrics.i3d_weights import load_i3d
-from hetcache.metrics.perceptual import load_lpips
+from hetcache.metrics.errors import MetricError
+from hetcache.metrics.metric import Choices, Loaded, SetMetric
 from hetcache.metrics.regions import REGION_NAMES
-
-DEFINITIONS = {
-    "psnr": "dB, 10 log10(255^2 / MSE) of each frame, mean over frames; identical frames are left out of the "
-    "mean (all identical: inf)",
-    "ssim": "scikit-image structural_similarity, 7x7 uniform window, data_range 255, mean over frames",
-    "lpips": "LPIPS v0.1, frames in [-1, 1] at full size, mean over frames; in a region, mean of the per-pixel map",
-    "warp_error": "mean squared difference (0..1 scale) of frame t and frame t+1 carried back by DIS flow, "
-    "non-occluded pixels; of the prediction (_ref: of the other video)",
-    "flicker": "mean absolute difference of neighbouring frames, 0..255; of the prediction (_ref: of the other video)",
-    "vmaf": "libvmaf's default model vmaf_v0.6.1, mean over frames",
-    "vfid": "Frechet distance of 1024-d I3D features, pooled before the classifier, one clip per video",
-    "fvd": "Frechet distance of the 400-d I3D logits, one clip per video",
-}
-DISTANCES = {"vfid": "pooled", "fvd": "logits"}
+from hetcache.metrics.registry import METRICS, Ready, ReadyView, chosen, load
 
 
 @dataclass
@@ -42,7 +25,7 @@ class Quality:
     results: list[Comparison] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    weights: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loaded: dict[str, Loaded] = field(default_factory=dict)
     aggregate: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     distances: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -60,45 +43,20 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def load_models(
-    settings: Settings, lpips_net: str, lpips_weights: str | None, i3d_checkpoint: Path | None
-) -> tuple[Settings, Models, Quality]:
-    """Load what `settings` asks for; a metric whose weights or package are missing is taken out of it.
+def load_models(asked: Collection[str], choices: Choices) -> tuple[Ready, Quality]:
+    """Load what the metrics of the families in `asked` need; one whose weights or package are missing is left out.
 
-    Returns the settings that can be followed, the networks, and a Quality that holds only `weights` (what was
-    loaded) and `missing` (what was not, with the command that brings it).
+    Returns what can be measured, and a Quality that holds only `loaded` (the networks, by family) and `missing`
+    (what was not loaded, with the command that brings it).
     """
-    quality = Quality()
-    metrics = set(settings.metrics)
-    lpips = i3d = None
-    for metric, module, package in (
-        ("ssim", "skimage.metrics", "scikit-image"), ("temporal", "cv2", "opencv-python-headless"),
-    ):  # fmt: skip
-        if metric in metrics:
-            try:
-                optional_import(module, package, metric)
-            except MetricError as error:
-                quality.missing[metric] = str(error)
-    if "lpips" in metrics:
-        try:
-            lpips = load_lpips(lpips_net, lpips_weights, settings.device)
-            quality.weights["lpips"] = asdict(lpips.weights)
-        except MetricError as error:
-            quality.missing["lpips"] = str(error)
-    if "vfid" in metrics:
-        try:
-            i3d, checkpoint = load_i3d(i3d_checkpoint, settings.device)
-            quality.weights["i3d"] = asdict(checkpoint)
-        except MetricError as error:
-            quality.missing["vfid"] = str(error)
-    usable = replace(settings, metrics=frozenset(metrics - quality.missing.keys()))
-    return usable, Models(lpips, i3d), quality
+    ready, missing = load(asked, choices)
+    return ready, Quality(missing=missing, loaded={family: each for family, each in ready.items() if each is not None})
 
 
 def evaluate(
     jobs: Sequence[Job],
     settings: Settings,
-    models: Models,
+    ready: ReadyView,
     quality: Quality,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Quality:
@@ -115,7 +73,7 @@ def evaluate(
                 progress(name, done, total)
 
         try:
-            quality.results += compare(job, settings, models, report)
+            quality.results += compare(job, settings, ready, report)
         except (ValueError, OSError, RuntimeError) as error:
             # RuntimeError: a device that runs out of memory on one video should not cost the others.
             quality.failures.append((job.name, one_line(error)))
@@ -123,14 +81,15 @@ def evaluate(
             # What took hours before the interruption is still reported.
             quality.failures += [(left.name, "interrupted before it was measured") for left in jobs[position:]]
             break
+    set_metrics = chosen(SetMetric, ready)
     for against in AGAINST:
-        chosen = [result for result in quality.results if result.against == against]
-        if chosen:
-            quality.aggregate[against] = _aggregate(chosen)
-            if models.i3d is not None:
-                quality.distances[against] = _distances(chosen)
+        measured = [result for result in quality.results if result.against == against]
+        if measured:
+            quality.aggregate[against] = _aggregate(measured)
+            if set_metrics:
+                quality.distances[against] = _distances(measured, set_metrics)
     quality.warnings += [f"{result.name}: {warning}" for result in quality.results for warning in result.warnings]
-    quality.warnings += _distance_warnings(quality)
+    quality.warnings += _distance_warnings(quality, set_metrics)
     return quality
 
 
@@ -144,17 +103,14 @@ def _aggregate(results: Sequence[Comparison]) -> dict[str, dict[str, float]]:
     means: dict[str, dict[str, float]] = {}
     for region in ("all", *REGION_NAMES):
         rows = [result.metrics[region] for result in results if region in result.metrics]
-        for metric in dict.fromkeys(key for row in rows for key in row):
-            values = [row[metric] for row in rows if metric in row]
-            if metric == "identical_frames":
-                means.setdefault(region, {})[metric] = sum(values)
-            else:
-                means.setdefault(region, {})[metric] = (mean_psnr if metric == "psnr" else nan_mean)(values)
+        for name in dict.fromkeys(key for row in rows for key in row):
+            mean = METRICS[name.removesuffix(OTHER)].mean
+            means.setdefault(region, {})[name] = mean([row[name] for row in rows if name in row])
     return means
 
 
-def _distances(results: Sequence[Comparison]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{region: {"vfid" and "fvd": {"value", "clips", "features", "definition"}}}; value nan under 2 clips."""
+def _distances(results: Sequence[Comparison], metrics: Sequence[SetMetric]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{region: {metric: {"value", "clips", "features", "definition"}}}; value nan for fewer clips than it needs."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for region in ("all", *REGION_NAMES):
         # A clip counts when the region shows in it: the mask is the same for both videos.
@@ -162,25 +118,29 @@ def _distances(results: Sequence[Comparison]) -> dict[str, dict[str, dict[str, A
         if not shown:
             continue
         found[region] = {}
-        for metric, key in DISTANCES.items():
-            pred = np.stack([result.pred_features[region][key] for result in shown])
-            other = np.stack([result.other_features[region][key] for result in shown])
-            value = frechet_distance(pred, other) if len(shown) >= MIN_CLIPS else math.nan
-            found[region][metric] = {
+        for metric in metrics:
+            pred = np.stack([result.pred_features[region][metric.feature] for result in shown])
+            other = np.stack([result.other_features[region][metric.feature] for result in shown])
+            value = metric.distance(pred, other) if len(shown) >= metric.min_videos else math.nan
+            found[region][metric.name] = {
                 "value": value,
                 "clips": len(shown),
                 "features": pred.shape[1],
-                "definition": DEFINITIONS[metric],
+                "definition": metric.definition,
             }
     return found
 
 
-def _distance_warnings(quality: Quality) -> list[str]:
+def _distance_warnings(quality: Quality, metrics: Sequence[SetMetric]) -> list[str]:
     warnings = []
     for against, by_region in quality.distances.items():
-        for metric, figure in by_region.get("all", {}).items():
-            if figure["clips"] < MIN_CLIPS:
-                warnings.append(f"{metric.upper()} against {against}: needs {MIN_CLIPS} clips or more, there is 1")
-            elif text := too_few_clips(figure["clips"], figure["features"]):
-                warnings.append(f"{metric.upper()} against {against}: {text}")
+        for metric in metrics:
+            figure = by_region.get("all", {}).get(metric.name)
+            if figure is None:
+                continue
+            least, clips = metric.min_videos, figure["clips"]
+            if clips < least:
+                warnings.append(f"{metric.title} against {against}: needs {least} clips or more, there is {clips}")
+            elif text := metric.doubt(clips, figure["features"]):
+                warnings.append(f"{metric.title} against {against}: {text}")
     return warnings

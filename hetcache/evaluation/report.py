@@ -8,24 +8,22 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hetcache.evaluation.compare import Comparison
-from hetcache.evaluation.quality import DEFINITIONS, Quality
+from hetcache.evaluation.compare import OTHER, Comparison
+from hetcache.evaluation.quality import Quality
 from hetcache.metrics.errors import MetricError
+from hetcache.metrics.metric import Metric, SetMetric, VideoMetric
+from hetcache.metrics.registry import METRICS, chosen
 
 SCHEMA = "hetcache.evaluation/1"
 AGAINST_TITLES = {
     "gt": "gt: the source video",
     "reference": "reference: the uncached output of the same seed",
 }
-COLUMNS = {
-    "psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "vmaf": "VMAF", "warp_error": "warp x1e3",
-    "warp_error_ref": "(ref)", "flicker": "flicker", "flicker_ref": "(ref)",
-}  # fmt: skip
 _PACKAGES = (
     "hetcache",
     "torch",
@@ -35,6 +33,17 @@ _PACKAGES = (
     "opencv-python-headless",
     "imageio-ffmpeg",
 )
+
+
+def columns() -> dict[str, str]:
+    """{figure: its heading in the table}; a video metric has a second column for the other video."""
+    found: dict[str, str] = {}
+    for metric in METRICS.values():
+        if metric.title and not isinstance(metric, SetMetric):
+            found[metric.name] = metric.heading
+            if isinstance(metric, VideoMetric):
+                found[f"{metric.name}{OTHER}"] = "(ref)"
+    return found
 
 
 def jsonable(value: Any) -> Any:
@@ -59,8 +68,8 @@ def document(quality: Quality, parameters: Mapping[str, Any], unmatched: Mapping
         "command": "quality",
         "parameters": jsonable(parameters),
         "versions": versions(),
-        "weights": jsonable(quality.weights),
-        "definitions": DEFINITIONS,
+        "weights": {loaded.weights: jsonable(loaded.facts) for loaded in quality.loaded.values()},
+        "definitions": {metric.name: metric.definition for metric in METRICS.values()},
         "missing": quality.missing,
         "per_video": [_row(result) for result in quality.results],
         "aggregate": jsonable(quality.aggregate),
@@ -107,18 +116,20 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 def to_csv(quality: Quality) -> str:
     """One line per video, other video and region, then the means; empty where there is no value."""
-    names = [name for name in (*COLUMNS, "identical_frames") if _has(quality, name)]
+    untitled = [metric.name for metric in METRICS.values() if not metric.title]
+    names = [name for name in (*columns(), *untitled) if _has(quality, name)]
+    sets = [metric.name for metric in chosen(SetMetric)]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["name", "against", "region", "num_frames", "width", "height", *names, "vfid", "fvd"])
+    writer.writerow(["name", "against", "region", "num_frames", "width", "height", *names, *sets])
     for result in quality.results:
         for region, values in result.metrics.items():
             head = [result.name, result.against, region, result.num_frames, result.size[1], result.size[0]]
-            writer.writerow([*head, *(_cell(values.get(name)) for name in names), "", ""])
+            writer.writerow([*head, *(_cell(values.get(name)) for name in names), *("" for _ in sets)])
     for against, by_region in quality.aggregate.items():
         for region, values in by_region.items():
             figures = quality.distances.get(against, {}).get(region, {})
-            tail = [_cell(figures.get(metric, {}).get("value")) for metric in ("vfid", "fvd")]
+            tail = [_cell(figures.get(name, {}).get("value")) for name in sets]
             writer.writerow(["mean", against, region, "", "", "", *(_cell(values.get(n)) for n in names), *tail])
     return stream.getvalue()
 
@@ -128,21 +139,21 @@ def table(quality: Quality) -> str:
     blocks = []
     for against, means in quality.aggregate.items():
         results = [result for result in quality.results if result.against == against]
-        names = [name for name in COLUMNS if any(name in values for values in means.values())]
-        rows = [["video", "region", "frames", *(COLUMNS[name] for name in names)]]
+        heads = {name: head for name, head in columns().items() if any(name in values for values in means.values())}
+        rows = [["video", "region", "frames", *heads.values()]]
         for result in results:
-            rows += _rows(result.name, str(result.num_frames), result.metrics, names)
+            rows += _rows(result.name, str(result.num_frames), result.metrics, heads)
         if len(results) > 1:
-            rows += _rows(f"mean of {len(results)}", "", means, names)
+            rows += _rows(f"mean of {len(results)}", "", means, heads)
         head = [f"against {AGAINST_TITLES[against]}", f"compared: {_compared(results)}"]
-        if "flicker_ref" in names:
+        if any(name.endswith(OTHER) for name in heads):
             head.append(f"(ref): the same figure of the {against} video alone")
         blocks.append("\n".join([*head, align(rows)]))
         if against in quality.distances:
             blocks.append(_distance_lines(quality, against))
     blocks += [f"{metric.upper()}: not measured. {reason}" for metric, reason in quality.missing.items()]
-    if lpips := quality.weights.get("lpips"):
-        blocks.append(f"LPIPS weights: {lpips['net']}, {lpips['source']}, {lpips['path']}")
+    with_distances = {metric.asked for metric in chosen(SetMetric)}
+    blocks += [loaded.line for family, loaded in quality.loaded.items() if family not in with_distances]
     return "\n\n".join(blocks)
 
 
@@ -165,20 +176,18 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _rows(title: str, frames: str, metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[list[str]]:
+def _rows(
+    title: str, frames: str, metrics: Mapping[str, Mapping[str, float]], names: Collection[str]
+) -> list[list[str]]:
     lines = []
     for number, (region, values) in enumerate(metrics.items()):
         head = [title, region, frames] if number == 0 else ["", region, ""]
-        lines.append([*head, *(_shown(name, values.get(name)) for name in names)])
+        lines.append([*head, *(_metric(name).text(values.get(name)) for name in names)])
     return lines
 
 
-def _shown(name: str, value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    if name.startswith("warp_error"):
-        return f"{value * 1e3:.3f}"
-    return f"{value:.2f}" if name in ("vmaf", "flicker", "flicker_ref") else f"{value:.4f}"
+def _metric(name: str) -> Metric:
+    return METRICS[name.removesuffix(OTHER)]
 
 
 def _compared(results: Sequence[Comparison]) -> str:
@@ -192,15 +201,15 @@ def _compared(results: Sequence[Comparison]) -> str:
 def _distance_lines(quality: Quality, against: str) -> str:
     figures = quality.distances[against]
     regions = list(figures)
+    metrics = [metric for metric in chosen(SetMetric) if metric.name in figures[regions[0]]]
     rows = [["distance", "clips", *regions]]
-    for metric in ("vfid", "fvd"):
-        values = [figures[region][metric]["value"] for region in regions]
-        shown = ["-" if math.isnan(value) else f"{value:.4f}" for value in values]
-        rows.append([metric.upper(), str(figures[regions[0]][metric]["clips"]), *shown])
-    checkpoint = quality.weights["i3d"]
-    notes = [f"{metric.upper()}: {DEFINITIONS[metric]}" for metric in ("vfid", "fvd")]
-    notes.append(f"I3D weights: {checkpoint['layout']}, {checkpoint['path']}")
-    return "\n".join([align(rows), *notes])
+    for metric in metrics:
+        shown = [metric.text(figures[region][metric.name]["value"]) for region in regions]
+        rows.append([metric.title, str(figures[regions[0]][metric.name]["clips"]), *shown])
+    lines = [f"{metric.title}: {metric.definition}" for metric in metrics]
+    families = dict.fromkeys(metric.asked for metric in metrics)
+    networks = [quality.loaded[family].line for family in families if family in quality.loaded]
+    return "\n".join([align(rows), *lines, *networks])
 
 
 def _row(result: Comparison) -> dict[str, Any]:

@@ -1,6 +1,10 @@
-"""Quality metrics of videos. Importing this package loads numpy only: the rest is loaded where it is used."""
+"""Quality metrics of videos: a file and a record for each, all of them in `hetcache.metrics.registry`.
 
-from hetcache.metrics.frame import psnr, ssim, ssim_map
+Importing this package loads numpy only: the rest is loaded where it is used.
+"""
+
+from hetcache.metrics.psnr import psnr
 from hetcache.metrics.regions import REGION_NAMES, regions
+from hetcache.metrics.ssim import ssim
 
-__all__ = ["REGION_NAMES", "psnr", "regions", "ssim", "ssim_map"]
+__all__ = ["REGION_NAMES", "psnr", "regions", "ssim"]

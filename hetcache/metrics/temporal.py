@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.metrics.errors import MetricError, optional_import
-from hetcache.metrics.frame import masked_mean, nan_mean
+from hetcache.metrics.frames import masked_mean
+from hetcache.metrics.metric import VideoMetric, decimals, nan_mean
 
 MIN_SIDE = 16
 
@@ -82,3 +83,25 @@ class TemporalMeter:
         gap = np.square(forward + back).sum(axis=2)
         length = np.square(forward).sum(axis=2) + np.square(back).sum(axis=2)
         return np.asarray(inside & (gap <= 0.01 * length + 0.5))
+
+
+WARP_ERROR = VideoMetric(
+    "warp_error",
+    "warp",
+    "mean squared difference (0..1 scale) of frame t and frame t+1 carried back by DIS flow, non-occluded pixels; of "
+    "the prediction (_ref: of the other video)",
+    unit="x1e3",
+    show=lambda value: f"{value * 1e3:.3f}",
+    family="temporal",
+    needs={"cv2": "opencv-python-headless"},
+    meter=TemporalMeter,
+)
+FLICKER = VideoMetric(
+    "flicker",
+    "flicker",
+    "mean absolute difference of neighbouring frames, 0..255; of the prediction (_ref: of the other video)",
+    show=decimals(2),
+    family="temporal",
+    needs={"cv2": "opencv-python-headless"},
+    meter=TemporalMeter,
+)

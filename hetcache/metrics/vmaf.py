@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hetcache.media.ffmpeg import base_args, input_args, reason
 from hetcache.metrics.errors import MetricError
+from hetcache.metrics.metric import FileMetric, decimals
 
 MODEL = "libvmaf's built-in default (vmaf_v0.6.1)"
 
@@ -72,3 +73,13 @@ def vmaf(
     if math.isnan(value):
         raise MetricError(f"VMAF of {pred.name} against {reference.name} is not a number")
     return value
+
+
+VMAF = FileMetric(
+    "vmaf",
+    "VMAF",
+    "libvmaf's default model vmaf_v0.6.1, mean over frames",
+    show=decimals(2),
+    by_default=False,
+    measure=vmaf,
+)

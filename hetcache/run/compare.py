@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.metrics import psnr, regions, ssim
+from hetcache.metrics import regions
+from hetcache.metrics.registry import measure
+
+KEYS = {"psnr": "psnr_db", "ssim": "ssim"}
+"""The metrics that are compared, with their keys in the record."""
 
 
 def compare(
@@ -23,20 +27,15 @@ def compare(
     those of `hetcache.metrics.regions`: edit (in mask and seam), in_mask, seam, outside; one that holds no pixel
     is None.
     """
-    areas = regions(mask_THW)
-    whole = np.ones_like(mask_THW)
-
-    def by_region(metric: Any) -> dict[str, float | None]:
-        return {
-            name: float(metric(frames_THWC, baseline_THWC, area)) if area.any() else None
-            for name, area in {**areas, "whole": whole}.items()
-        }
-
+    areas = {**regions(mask_THW), "whole": np.ones_like(mask_THW)}
+    figures = measure(frames_THWC, baseline_THWC, areas, dict.fromkeys(KEYS))
     return {
         "reference": "baseline, same seed, same process, raw output",
         "denoise_speedup": round(baseline_ms["denoise"] / stage_ms["denoise"], 4),
         "total_speedup": round(sum(baseline_ms.values()) / sum(stage_ms.values()), 4),
         "baseline_denoise_s": round(baseline_ms["denoise"] / 1e3, 4),
-        "psnr_db": by_region(psnr),
-        "ssim": by_region(ssim),
+        **{
+            key: {name: figures[name][metric] if area.any() else None for name, area in areas.items()}
+            for metric, key in KEYS.items()
+        },
     }

@@ -118,7 +118,7 @@ def test_every_metric_in_batch_mode(quality, tmp_path, device):
     torch = pytest.importorskip("torch")
     pytest.importorskip("lpips")
     from hetcache.metrics.i3d_weights import default_checkpoint
-    from hetcache.metrics.perceptual import fetched_trunk
+    from hetcache.metrics.lpips import fetched_trunk
 
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")

@@ -14,9 +14,9 @@ from metrics_helpers import LIGHT, moving_frames, noisy, strict_json, write_loss
 from video_files import ffmpeg, make
 
 from hetcache.evaluation.compare import Comparison
+from hetcache.evaluation.origin import Origin
 from hetcache.evaluation.quality import Quality
-from hetcache.evaluation.records import Origin
-from hetcache.evaluation.report import COLUMNS, table
+from hetcache.evaluation.report import columns, table
 from hetcache.metrics import psnr, regions, ssim
 
 pytest.importorskip("skimage.metrics", reason="pip install scikit-image")
@@ -206,7 +206,7 @@ def test_each_video_is_decoded_once_and_frames_do_not_pile_up(quality, tmp_path,
 
 
 def test_the_whole_table_fits_a_terminal():
-    figures = dict.fromkeys(COLUMNS, 12.3456) | {"warp_error": 0.0098765, "warp_error_ref": 0.0123456}
+    figures = dict.fromkeys(columns(), 12.3456) | {"warp_error": 0.0098765, "warp_error_ref": 0.0123456}
     regions_of = dict.fromkeys(("all", "in_mask"), figures)
     result = Comparison(
         "scooter-black", "gt", Path("p.mp4"), Path("g.mp4"), Origin(), Origin(), 123, (480, 854), regions_of

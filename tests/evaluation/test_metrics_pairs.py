@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hetcache.evaluation.origin import Origin, mixed_outputs, origin_of
 from hetcache.evaluation.pairs import match_folders, select_method
-from hetcache.evaluation.records import Origin, mixed_outputs, origin_of
 from hetcache.metrics.errors import MetricError
 
 

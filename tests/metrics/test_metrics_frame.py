@@ -9,7 +9,7 @@ import pytest
 
 from hetcache.metrics import psnr, regions, ssim
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.frame import mean_psnr
+from hetcache.metrics.psnr import mean_psnr
 
 skimage_metrics = pytest.importorskip("skimage.metrics", reason="pip install scikit-image")
 

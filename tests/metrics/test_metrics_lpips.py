@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.perceptual import fetched_trunk, from_jax, load_lpips, torchvision_file
+from hetcache.metrics.lpips import fetched_trunk, from_jax, load_lpips, torchvision_file
 
 lpips = pytest.importorskip("lpips", reason="pip install lpips")
 pytest.importorskip("torchvision", reason="pip install torchvision")

