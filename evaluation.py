@@ -24,6 +24,7 @@ from hetcache.evaluation.compare import Settings
 from hetcache.evaluation.pairs import Job, Matching, match_folders
 from hetcache.evaluation.quality import evaluate, load_models, one_line, resolve_device
 from hetcache.evaluation.videos import parse_resize
+from hetcache.files import write_json, write_text
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.metric import Choices, SetMetric
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
@@ -147,9 +148,9 @@ def quality(args: argparse.Namespace) -> int:
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     parameters |= {"metrics": sorted(asked), "device": settings.device}
     if args.output:
-        report.write_text(args.output, report.to_json(report.document(result, parameters, matching.unmatched)))
+        write_json(args.output, report.document(result, parameters, matching.unmatched))
     if args.csv:
-        report.write_text(args.csv, report.to_csv(result))
+        write_text(args.csv, report.to_csv(result))
     if not result.results:
         raise MetricError(f"nothing could be measured: none of {len(result.failures)} pairs, for the reasons above")
     named = {"lpips": args.lpips_weights, "vfid": args.i3d_checkpoint}
@@ -175,7 +176,7 @@ def vbench(args: argparse.Namespace) -> int:
     print(report.notes({}, run.warnings, list(run.errors.items())), end="", file=sys.stderr)
     parameters = {key: value for key, value in vars(args).items() if key not in ("run", "command")}
     if args.output:
-        report.write_text(args.output, report.to_json(vbench_runner.document(run, parameters)))
+        write_json(args.output, vbench_runner.document(run, parameters))
     if not run.scores:
         raise MetricError("nothing could be measured: every dimension failed, for the reasons above")
     return 1 if run.errors else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.core.calibration import Calibration, load_calibration
 from hetcache.core.session import Observer
 from hetcache.core.tokens import TokenClasses, classify
-from hetcache.files import CALIBRATIONS, EMBEDDED_WEIGHTS, ROOT
+from hetcache.files import CALIBRATIONS, EMBEDDED_WEIGHTS, ROOT, digest
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
@@ -179,12 +178,8 @@ def facts_of_weights(model: str) -> str:
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             with file.open("rb") as stream:
-                parts.append(f"{file.name} {file.stat().st_size} {hash_bytes(stream.read(HEAD_BYTES))}")
-    return hash_bytes("\n".join(parts).encode())
-
-
-def hash_bytes(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+                parts.append(f"{file.name} {file.stat().st_size} {digest(stream.read(HEAD_BYTES))[:16]}")
+    return digest("\n".join(parts))[:16]
 
 
 def _forget_peak_memory() -> None:

@@ -15,6 +15,7 @@ from diffsynth_patches.run import EditResult, run_edit, schedule_of, tile_vae
 from hetcache.core.flops import ModelShape
 from hetcache.core.session import now_ms
 from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.files import UserError
 from hetcache.media.clip import Clip
 from hetcache.modes import Mode, RunContext
 from hetcache.modes.budget import GIB, fit_to_budget
@@ -25,7 +26,7 @@ KEPT_FREE = 0.8
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
 
-class OutOfMemoryError(ValueError):
+class OutOfMemoryError(UserError):
     """The GPU is too small for these settings; the message says which to change."""
 
 

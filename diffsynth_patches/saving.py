@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from diffsynth_patches.editor import Editor
 from diffsynth_patches.run import EditResult
+from hetcache.files import write_json, write_text
 from hetcache.media.masks import composite
-from hetcache.media.write import atomic_output, write_video
+from hetcache.media.write import write_video
 from hetcache.modes import RunContext
 from hetcache.run import record as records
 from hetcache.run.compare import compare
@@ -53,7 +54,7 @@ def save_edit(
         record["compare"] = compare(
             stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW
         )
-    records.write_record(job.output.with_suffix(".json"), record)
+    write_json(job.output.with_suffix(".json"), record)
     if args.report:
         from hetcache.run.page import run_html
 
@@ -66,8 +67,7 @@ def save_edit(
             result.session.trace.plans,
             results[1].frames_THWC if args.compare else None,
         )
-        with atomic_output(job.output.with_suffix(".html")) as temporary:
-            temporary.write_text(page)
+        write_text(job.output.with_suffix(".html"), page)
     return record
 
 
@@ -93,7 +93,7 @@ def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, loa
         **records.all_windows(facts),
         "outputs": outputs(args, job, raw),
     }
-    records.write_record(job.output.with_suffix(".json"), record)
+    write_json(job.output.with_suffix(".json"), record)
     return record
 
 
@@ -113,7 +113,7 @@ def save_source(job: Job, mode: str) -> str:
     for lost_sound in write_result(job, job.clip.source_THWC):
         note += f"; {lost_sound}"
     record = {"schema": records.SCHEMA, "mode": mode, "note": note, "outputs": {"video": str(job.output), "raw": None}}
-    records.write_record(job.output.with_suffix(".json"), record)
+    write_json(job.output.with_suffix(".json"), record)
     return f"{note} in {job.output}"
 
 

@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn
 
 from hetcache.cli_flags import add_input_flags, add_model_flags, add_output_flags, finite
-from hetcache.files import DATA
+from hetcache.files import DATA, UserError
 from hetcache.modes import MODES, Mode
 
 EPILOG = """examples:
@@ -22,7 +22,7 @@ EPILOG = """examples:
 """
 
 
-class UsageError(ValueError):
+class UsageError(UserError):
     """A command line that cannot be run, with the remedy in its message."""
 
 

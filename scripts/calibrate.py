@@ -10,7 +10,6 @@ stack residual, MagCache's ratios per branch) and `MODEL.fastcache.safetensors` 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from hetcache.core.calibration import SCHEMA, load_calibration  # noqa: E402
 from hetcache.core.drift import Rescale  # noqa: E402
 from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps  # noqa: E402
 from hetcache.core.vocabulary import Branch, Schedule  # noqa: E402
-from hetcache.files import CALIBRATIONS  # noqa: E402
+from hetcache.files import CALIBRATIONS, write_json  # noqa: E402
 from hetcache.media.clip import Clip, read_clip  # noqa: E402
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.read import probe
@@ -150,9 +149,7 @@ def write(output: Path, model_id: str, measured: Measured, args: argparse.Namesp
     if measured.fits:
         maps = output.with_suffix(".fastcache.safetensors")
         data["fastcache"] = write_maps(maps, model_id, measured.fits, args.rank)
-    temporary = output.with_suffix(".json.part")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    temporary.replace(output)
+    write_json(output, data, indent=1)
     load_calibration(model_id, output).linear_maps()
 
 

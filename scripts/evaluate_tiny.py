@@ -27,6 +27,7 @@ from tiny_forward import forward  # noqa: E402
 from tiny_masks import caption  # noqa: E402
 
 from diffsynth_patches.tiny import load_tiny_pipeline  # noqa: E402
+from hetcache.files import write_json  # noqa: E402
 from hetcache.media.fill import push_pull_fill  # noqa: E402
 from hetcache.metrics.lpips import load_lpips  # noqa: E402
 
@@ -190,7 +191,7 @@ def main() -> None:
         if not record.exists():
             row, images = measure(pipe, lpips, clip, options)
             cv2.imwrite(str(options.out / f"{clip.name}.png"), sheet(clip, images)[..., ::-1])
-            record.write_text(json.dumps(row, indent=1))
+            write_json(record, row, indent=1)
         rows.append(json.loads(record.read_text()))
     print(table(rows))
     sheets = [cv2.imread(str(options.out / f"{row['clip']}.png")) for row in rows]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,7 @@ from hetcache.core.flops import full_step_flops
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import PATCH_PX, latent_frames
 from hetcache.core.vocabulary import Compute, Grid, Schedule, Step
+from hetcache.files import write_json
 from hetcache.modes import MODES
 from hetcache.run.record import hardware, package_versions
 
@@ -166,7 +166,7 @@ def main() -> None:
         "steps": steps,
         "options": options,
     }
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(args.output, report)
     args.output.with_suffix(".md").write_text(markdown(report))
     print(markdown(report))
 

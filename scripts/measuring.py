@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import Any
 
@@ -29,8 +28,9 @@ def cpu_ms() -> float:
 
 def write_results(args: argparse.Namespace, results: Any, **facts: Any) -> None:
     """Write `--output`, if it was given: the settings, the machine, `facts` and the results."""
+    from hetcache.files import write_json
     from hetcache.run.record import hardware
 
     if args.output:
         head = {"settings": {k: str(v) for k, v in vars(args).items()}, "hardware": hardware(args.device), **facts}
-        args.output.write_text(json.dumps({**head, "results": results}, indent=2) + "\n")
+        write_json(args.output, {**head, "results": results})

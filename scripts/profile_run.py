@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import shlex
 import sys
@@ -39,6 +38,7 @@ from hetcache.core.calibration import load_calibration
 from hetcache.core.session import now_ms
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute
+from hetcache.files import write_json
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
 from hetcache.method.replay import ReplayHetCache
@@ -257,7 +257,7 @@ def main() -> None:
         "wall_s": round(time.perf_counter() - started, 1),
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    write_json(args.output.with_suffix(".json"), report)
     args.output.with_suffix(".md").write_text(markdown(report))
     print(markdown(report))
 

@@ -17,7 +17,7 @@ from diffsynth.pipelines.wan_video import WanVideoPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hetcache.files import EMBEDDED_WEIGHTS
+from hetcache.files import EMBEDDED_WEIGHTS, write_json
 
 from .text import TinyTextEncoder, TinyTokenizer
 from .vae import TinyAutoencoder, TinyVideoVAE
@@ -104,7 +104,7 @@ def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | 
     for part in PARTS:
         state = {key: value.detach().half().contiguous() for key, value in getattr(pipe, part).state_dict().items()}
         save_file(state, folder / f"{part}.safetensors", metadata=metadata)
-    (folder / "config.json").write_text(json.dumps({"config": asdict(config), "metadata": metadata}, indent=2) + "\n")
+    write_json(folder / "config.json", {"config": asdict(config), "metadata": metadata})
     return sum((folder / f"{part}.safetensors").stat().st_size for part in PARTS)
 
 

@@ -7,7 +7,6 @@ so a changed setting, weight, video or line of code is another cell and never a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -20,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.benchmark.methods import Method
-from hetcache.media.write import atomic_output
-from hetcache.run.record import write_record
+from hetcache.files import atomic_output, digest, to_json, write_json
 
 Record = dict[str, Any]
 
@@ -57,9 +55,9 @@ class Cell:
             "seed": self.seed,
             "setup": dict(self.setup),
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+        code = digest(to_json(facts, indent=None))[:10]
         name = re.sub(r"[^A-Za-z0-9_.=]+", "-", self.method.name)[:60]
-        return Path(self.case.name) / f"{name}-seed{self.seed}-{digest}"
+        return Path(self.case.name) / f"{name}-seed{self.seed}-{code}"
 
 
 class Store:
@@ -84,15 +82,15 @@ class Store:
 
     def keep_run(self, cell: Cell, repeat: int, record: Record) -> None:
         (self.root / cell.folder / "failed.json").unlink(missing_ok=True)
-        write_record(self._folder(cell) / f"run-{repeat}.json", record)
+        write_json(self._folder(cell) / f"run-{repeat}.json", record)
 
     def keep_failure(self, cell: Cell, record: Record) -> None:
-        write_record(self._folder(cell) / "failed.json", record)
+        write_json(self._folder(cell) / "failed.json", record)
 
     def keep_reference(self, case: Case, process: str, record: Record) -> None:
         """The baseline's times in a process that took up an interrupted benchmark (see `runner`)."""
         (self.root / case.name).mkdir(parents=True, exist_ok=True)
-        write_record(self.root / case.name / f"reference-{process}.json", record)
+        write_json(self.root / case.name / f"reference-{process}.json", record)
 
     def references(self, case: Case) -> Iterator[Record]:
         for path in sorted((self.root / case.name).glob("reference-*.json")):
@@ -120,16 +118,11 @@ class Store:
 
 
 def digest_files(paths: list[Path]) -> str:
-    """SHA-256 over names and bytes of files, and of everything in folders."""
-    digest = hashlib.sha256()
+    """Of names and bytes of files, and of everything in folders."""
+    named: list[str | Path] = []
     for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                digest.update(file.name.encode())
-                with file.open("rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-    return digest.hexdigest()[:16]
+        named += [path] if path.is_dir() else [path.name, path]
+    return digest(*named)[:16]
 
 
 def _read(path: Path) -> Record | None:

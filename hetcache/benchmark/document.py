@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 from collections.abc import Mapping
 from datetime import date
@@ -16,8 +14,7 @@ from hetcache.benchmark.quality import metrics
 from hetcache.benchmark.rows import table_rows
 from hetcache.benchmark.runner import Plan
 from hetcache.benchmark.table import failures, markdown, plain
-from hetcache.files import ROOT
-from hetcache.media.write import atomic_output
+from hetcache.files import ROOT, to_json, write_text
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.weights import FETCH_COMMAND
 from hetcache.run.record import package_versions
@@ -41,7 +38,7 @@ def write_outputs(
     document = make_document(plan, store, model_id, command, today)
     text = plain(document["rows"])
     contents = {
-        "benchmark.json": json.dumps(_json(document), indent=1, allow_nan=False) + "\n",
+        "benchmark.json": to_json(document, indent=1),
         "table.md": page_markdown(document),
     }
     try:
@@ -175,15 +172,4 @@ def _counted(count: int, name: str) -> str:
 
 def _write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_output(path) as temporary:
-        temporary.write_text(content)
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value
+    write_text(path, content)

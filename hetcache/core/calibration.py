@@ -7,7 +7,6 @@ path a user gives; a model without one is an error that names the command that m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
 from hetcache.core.linear_maps import LinearMaps, LinearMapsError, load_linear_maps
 from hetcache.core.vocabulary import Branch
-from hetcache.files import CALIBRATIONS
+from hetcache.files import CALIBRATIONS, UserError, digest
 
 SCHEMA = 1
 
 
-class CalibrationError(ValueError):
+class CalibrationError(UserError):
     """No calibration, or a file that is not one."""
 
 
@@ -77,7 +76,7 @@ class Calibration:
 def calibration_digest(model_id: str) -> str:
     """A hash of the model's calibration file, empty without one."""
     file = CALIBRATIONS / f"{model_id}.json"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
+    return digest(file)[:16] if file.is_file() else ""
 
 
 def load_calibration(model_id: str, path: Path | None = None) -> Calibration:

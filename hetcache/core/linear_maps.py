@@ -13,10 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hetcache.files import UserError
+
 Layer = tuple[str, int]
 
 
-class LinearMapsError(ValueError):
+class LinearMapsError(UserError):
     """A file that does not hold this model's linear maps."""
 
 

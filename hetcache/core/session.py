@@ -10,11 +10,12 @@ import torch
 
 from hetcache.core.trace import StepRecord, Trace
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Schedule, Step
+from hetcache.files import UserError
 
 Observer = Callable[[Step, list[StepRecord]], None]
 
 
-class CacheBudgetError(ValueError):
+class CacheBudgetError(UserError):
     """A mode that cannot do with less memory has passed its budget."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import platform
@@ -46,34 +45,19 @@ def columns() -> dict[str, str]:
     return found
 
 
-def jsonable(value: Any) -> Any:
-    """The value as strict JSON can hold it: infinities as the strings "inf" and "-inf", nan as null."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return str(value) if isinstance(value, Path) else value
-
-
 def document(quality: Quality, parameters: Mapping[str, Any], unmatched: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The JSON document of a `quality` run: see docs/evaluation.md for its keys."""
     return {
         "schema": SCHEMA,
         "command": "quality",
-        "parameters": jsonable(parameters),
+        "parameters": parameters,
         "versions": versions(),
-        "weights": {loaded.weights: jsonable(loaded.facts) for loaded in quality.loaded.values()},
+        "weights": {loaded.weights: loaded.facts for loaded in quality.loaded.values()},
         "definitions": {metric.name: metric.definition for metric in METRICS.values()},
         "missing": quality.missing,
         "per_video": [_row(result) for result in quality.results],
-        "aggregate": jsonable(quality.aggregate),
-        "distances": jsonable(quality.distances),
+        "aggregate": quality.aggregate,
+        "distances": quality.distances,
         "unmatched": {role: list(names) for role, names in unmatched.items()},
         "failures": [{"name": name, "error": error} for name, error in quality.failures],
         "warnings": quality.warnings,
@@ -101,17 +85,6 @@ def check_targets(paths: Sequence[Path | None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
             raise MetricError(f"{path.parent} cannot be written to: choose another folder")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a report in one step, so that no half of it is ever read."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def to_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def to_csv(quality: Quality) -> str:
@@ -225,7 +198,7 @@ def _row(result: Comparison) -> dict[str, Any]:
         "num_frames": result.num_frames,
         "width": result.size[1],
         "height": result.size[0],
-        "metrics": jsonable(result.metrics),
+        "metrics": result.metrics,
         "warnings": result.warnings,
     }
 

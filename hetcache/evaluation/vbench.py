@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hetcache.evaluation.pairs import select_method
-from hetcache.evaluation.report import SCHEMA, jsonable
+from hetcache.evaluation.report import SCHEMA
 from hetcache.metrics.errors import MetricError
 
 DEFAULT_DIMENSIONS = (
@@ -89,10 +89,10 @@ def document(run: VBenchRun, parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "command": "vbench",
-        "parameters": jsonable(parameters),
+        "parameters": parameters,
         "videos": run.videos,
-        "scores": jsonable(run.scores),
-        "per_video": jsonable(run.per_video),
+        "scores": run.scores,
+        "per_video": run.per_video,
         "errors": run.errors,
         "result_files": run.result_files,
         "warnings": run.warnings,

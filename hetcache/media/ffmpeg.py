@@ -15,6 +15,8 @@ from typing import IO
 
 import imageio_ffmpeg
 
+from hetcache.files import UserError
+
 MAX_SIDE = 8192
 
 # Containers that hold their own pictures. Left out on purpose: playlists and scripts (hls, dash, concat, imf,
@@ -39,12 +41,8 @@ _SAYS_NOTHING = (
 )
 
 
-class VideoError(ValueError):
-    """A bad input or output, told to the person in one line: what is wrong, where, and what to do."""
-
-    def __init__(self, message: str) -> None:
-        # File names and ffmpeg's words are part of it: none of their line breaks or terminal codes.
-        super().__init__("".join(char if char.isprintable() else "?" for char in message))
+class VideoError(UserError):
+    """A bad input or output."""
 
 
 def ffmpeg_exe() -> str:

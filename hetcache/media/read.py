@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hetcache.files import StrPath
 from hetcache.media import ffmpeg as ff
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.header import read_header
@@ -26,7 +27,6 @@ DEFAULT_FPS = 16.0
 MAX_READ_BYTES = 4 << 30
 """The most that read_frames() puts into memory; longer videos go through iter_frames()."""
 
-StrPath = str | Path
 Frames = Generator[NDArray[np.uint8], None, None]
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hetcache.files import StrPath, atomic_output, reserve
 from hetcache.media import ffmpeg as ff
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.header import read_header
-from hetcache.media.read import StrPath, probe
+from hetcache.media.read import probe
 
 # Sound that MP4 players know: copied as it is. Anything else becomes AAC.
 _COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")
@@ -46,7 +44,7 @@ def check_writable(path: StrPath, inputs: Iterable[StrPath] = ()) -> Path:
             if _is_same_file(path, Path(source)):
                 raise VideoError(f"output {path}: is also an input, which would be lost; choose another name")
         # Trying is the only test that knows read-only mounts and access lists.
-        trial = _reserve(path)
+        trial = reserve(path)
         trial.unlink()
     except (OSError, ValueError) as error:
         if isinstance(error, VideoError):
@@ -54,29 +52,6 @@ def check_writable(path: StrPath, inputs: Iterable[StrPath] = ()) -> Path:
         cause = getattr(error, "strerror", None) or error
         raise VideoError(f"output {path}: cannot be written ({cause}); choose another folder") from error
     return path
-
-
-@contextmanager
-def atomic_output(path: StrPath) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; it takes the place of `path` only if the block succeeds.
-
-    The bytes are on the disk before the name is. On any failure, Ctrl-C included, the temporary file is
-    removed and whatever was at `path` stays. A symbolic link is followed, not replaced.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = _reserve(target)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(target.parent)
 
 
 def write_video(
@@ -107,7 +82,7 @@ def write_video(
         with atomic_output(path) as whole:
             if audio_from is None or (audio := _audio_codec(Path(audio_from))) is None:
                 return _encode(whole, iter(frames), str(rate), crf, pixel_aspect, path)
-            silent = _reserve(whole)
+            silent = reserve(whole)
             try:
                 num_frames = _encode(silent, iter(frames), str(rate), crf, pixel_aspect, path)
                 sound = _sound_args(Path(audio_from), audio, audio_start_s, float(num_frames / rate))
@@ -134,23 +109,6 @@ def _is_same_file(path: Path, source: Path) -> bool:
         return path.samefile(source)
     except (OSError, ValueError):
         return False
-
-
-def _reserve(path: Path) -> Path:
-    """Create an empty file with a name of its own beside `path`, with the permissions of any new file."""
-    temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.tmp{path.suffix}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the new name itself durable; not every system lets a folder be opened.
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _encode(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from hetcache.files import UserError
 
-class MetricError(ValueError):
+
+class MetricError(UserError):
     """An input that cannot be measured: the message is one line that names the remedy."""
 
 

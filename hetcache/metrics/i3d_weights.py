@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetcache.files import digest
 from hetcache.metrics.errors import MetricError, optional_import
 from hetcache.metrics.i3d import BN_EPS, I3D, MIXED_NAMES
-from hetcache.metrics.weights import FETCH_COMMAND, I3D_ARCHIVE, file_sha256, weights_folder
+from hetcache.metrics.weights import FETCH_COMMAND, I3D_ARCHIVE, weights_folder
 
 _STEM = {"conv_1a": "Conv3d_1a_7x7", "conv_2b": "Conv3d_2b_1x1", "conv_2c": "Conv3d_2c_3x3"}
 _DEEPMIND_BRANCHES = {
@@ -71,7 +72,7 @@ def load_i3d(path: Path | None = None, device: str = "cpu") -> tuple[I3D, I3DChe
         model.load_state_dict(state)
     except RuntimeError as error:
         raise MetricError(f"{file} is not an I3D checkpoint with 400 classes: {_first_line(error)}") from error
-    return model.to(device), I3DCheckpoint(str(file), file_sha256(file), layout, BN_EPS)
+    return model.to(device), I3DCheckpoint(str(file), digest(file), layout, BN_EPS)
 
 
 def from_deepmind(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

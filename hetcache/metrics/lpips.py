@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hetcache.files import digest
 from hetcache.metrics.errors import MetricError, optional_import
 from hetcache.metrics.frames import FrameMeter, masked_mean
 from hetcache.metrics.metric import Choices, Loaded, PairMetric, nan_mean
-from hetcache.metrics.weights import FETCH_COMMAND, LPIPS_ARCHIVE, file_sha256, weights_folder
+from hetcache.metrics.weights import FETCH_COMMAND, LPIPS_ARCHIVE, weights_folder
 
 NETS = ("alex", "vgg")
 TORCHVISION = "torchvision"
@@ -107,7 +108,7 @@ def load_lpips(net: str = "alex", path: str | Path | None = None, device: str = 
         model.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in model.net.state_dict()})
     except (KeyError, RuntimeError) as error:
         raise MetricError(f"{file} does not hold the {net} trunk: run `{FETCH_COMMAND} lpips --force`") from error
-    weights = LpipsWeights(net, str(file), file_sha256(file), source, "lpips v0.1")
+    weights = LpipsWeights(net, str(file), digest(file), source, "lpips v0.1")
     return Lpips(model.to(device).eval(), lpips, weights, device)
 
 

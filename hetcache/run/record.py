@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections import Counter
@@ -137,14 +136,6 @@ def sum_timing_s(windows: Sequence[Mapping[str, float]], load_s: float, composit
     return total
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the record whole or not at all. Values must be JSON values; infinities are written as strings."""
-    from hetcache.media.write import atomic_output
-
-    with atomic_output(path) as temporary:
-        temporary.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
-
-
 def table(rows: list[tuple[str, str]]) -> str:
     """Two aligned columns."""
     width = max(len(name) for name, _ in rows)
@@ -198,16 +189,6 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _figure(value: float | None) -> str:
     return "none" if value is None else "inf" if value == float("inf") else f"{value:.4g}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return "inf" if value > 0 else "-inf"
-    return value
 
 
 def _cpu_name() -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hetcache.files import atomic_output, to_json
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.write import atomic_output
 
 Frames = NDArray[np.uint8]
 RUN = "run.json"
@@ -32,7 +32,7 @@ class WindowStore:
         Raises VideoError when windows are there and `resume` is not asked, or when they belong to another run.
         """
         path = self.folder / RUN
-        wanted = json.loads(json.dumps(run))
+        wanted = json.loads(to_json(run))
         done = self.finished()
         if done:
             if not resume:
@@ -51,7 +51,7 @@ class WindowStore:
         try:
             self.folder.mkdir(exist_ok=True)
             with atomic_output(path) as temporary:
-                temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+                temporary.write_text(to_json(wanted), encoding="utf-8")
         except OSError as error:
             cause = f"cannot keep finished windows there ({error.strerror or error})"
             raise VideoError(f"{self.folder}: {cause}; choose another --output") from error
@@ -69,7 +69,7 @@ class WindowStore:
             with atomic_output(self._frames(index)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, frames_THWC=frames_THWC)
             with atomic_output(self._facts(index)) as temporary:
-                temporary.write_text(json.dumps(facts, indent=2) + "\n")
+                temporary.write_text(to_json(facts), encoding="utf-8")
         except OSError as error:
             raise VideoError(
                 f"{self._frames(index)}: not written ({error.strerror or error}); free disk space "
@@ -134,7 +134,7 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise VideoError(f"{path}: damaged; delete it and go on with --resume") from error
     if not isinstance(value, dict):
