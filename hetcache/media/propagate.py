@@ -170,7 +170,7 @@ def _refined(here: _View, there: _View, ring: Mask) -> _View:
     """`there` moved by the dense flow between the two, which is checked forward and backward where both are known and
     completed smoothly elsewhere."""
     a, b = (cv2.cvtColor(v.pixels_HWC.clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for v in (here, there))
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     if min(a.shape) < 16:
         return there
     forward, backward = flow.calc(a, b, None), flow.calc(b, a, None)

@@ -1,0 +1,92 @@
+"""Focus: the part of the picture that the model works on, so that a small mask gets the model's detail to itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.media.placement import Box
+
+Mask = NDArray[np.bool_]
+Size = tuple[int, int]
+
+# What the model needs to see around the mask, as a part of the mask's longer side, and at least in pixels.
+MARGIN_PART = 0.4
+MARGIN_PX = 32
+# A box of nearly the whole picture gains nothing.
+WHOLE = 0.8
+
+
+@dataclass(frozen=True)
+class MaskExtent:
+    """The rows and columns that a mask touches in any of its frames: [top, bottom) x [left, right) of a picture of
+    `size` (height, width)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    size: Size
+
+    @classmethod
+    def of(cls, mask_THW: Mask) -> MaskExtent | None:
+        """None for a mask that touches nothing."""
+        rows, columns = np.flatnonzero(mask_THW.any((0, 2))), np.flatnonzero(mask_THW.any((0, 1)))
+        if not len(rows):
+            return None
+        return cls(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1, mask_THW.shape[1:])
+
+    def joined(self, other: MaskExtent) -> MaskExtent:
+        return MaskExtent(
+            min(self.top, other.top),
+            max(self.bottom, other.bottom),
+            min(self.left, other.left),
+            max(self.right, other.right),
+            self.size,
+        )
+
+
+def default_margin(extent: MaskExtent) -> int:
+    """Pixels of surroundings on every side: 0.4 of the mask's longer side, at least 32."""
+    longer = max(extent.bottom - extent.top, extent.right - extent.left)
+    return max(MARGIN_PX, math.ceil(MARGIN_PART * longer))
+
+
+def focus_box(extent: MaskExtent, native_size: Callable[[int, int], Size], margin_px: int | None = None) -> Box | None:
+    """(top, left, height, width) of the source that the model is to see, or None when that is nearly all of it.
+
+    `native_size(height, width)` is the size the model works at for a picture of that shape. The box holds the mask and
+    `margin_px` around it; where the model's size has room for more, it is widened to one source pixel per pixel of the
+    model, never scaled up. Sides and corner are even, so that the box does not cut through chroma samples.
+    """
+    margin = default_margin(extent) if margin_px is None else margin_px
+    limits = extent.size
+    wanted = tuple(
+        min(end - start + 2 * margin, limit)
+        for start, end, limit in zip((extent.top, extent.left), (extent.bottom, extent.right), limits, strict=True)
+    )
+    # The source's own shape first: it is the one that the model's native size was chosen for.
+    for shape in (limits, wanted):
+        model = native_size(*shape)
+        if model[0] >= wanted[0] and model[1] >= wanted[1]:
+            sides = model
+            break
+    else:
+        scale = max(want / side for want, side in zip(wanted, model, strict=True))
+        sides = math.ceil(model[0] * scale), math.ceil(model[1] * scale)
+    height, width = (min(side + side % 2, limit) for side, limit in zip(sides, limits, strict=True))
+    if height * width >= WHOLE * limits[0] * limits[1]:
+        return None
+    top = _start(extent.top, extent.bottom, height, limits[0])
+    left = _start(extent.left, extent.right, width, limits[1])
+    return top, left, height, width
+
+
+def _start(start: int, end: int, side: int, limit: int) -> int:
+    """The even start of a box of `side` around the middle of [start, end), inside [0, limit)."""
+    first = (start + end - side) // 2
+    return min(max(first - first % 2, 0), limit - side)
