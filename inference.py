@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from hetcache.cli import UsageError, flag, parse
 
 if TYPE_CHECKING:
-    from diffsynth_patches.editor import Editor
     from diffsynth_patches.run import EditResult
     from hetcache.modes import RunContext
+    from hetcache.run.editor import Editor
     from hetcache.run.job import Job
 
 
@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: Namespace, config: Any) -> int:
     """Check everything that needs no model, then load, edit, composite, save and report."""
-    from diffsynth_patches.saving import save_edit, save_source
     from hetcache.modes import MODES
     from hetcache.modes.planning import check_plannable
     from hetcache.run.job import plan_rows, prepare
     from hetcache.run.record import summary_rows, table
+    from hetcache.run.saving import save_edit, save_source
 
     start = time.perf_counter()
     if args.plan or args.target_speedup is not None:
@@ -68,9 +68,9 @@ def run(args: Namespace, config: Any) -> int:
 
 def load(args: Namespace, job: Job) -> Editor:
     """The pipeline, on the device."""
-    from diffsynth_patches.editor import Editor
+    from diffsynth_patches.compiled import check_compiler
     from diffsynth_patches.loader import VramOptions, use_hugging_face
-    from diffsynth_patches.regions import check_compiler
+    from hetcache.run.editor import Editor
 
     if job.settings.compile:
         check_compiler(job.device)
@@ -98,12 +98,12 @@ def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[
 
 def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> dict[str, Any]:
     """Edit a long video window by window, from the finished ones on, and write it whole. Returns the record."""
-    from diffsynth_patches.bench import facts_of_weights
-    from diffsynth_patches.long_run import edit_windows
-    from diffsynth_patches.saving import save_windows
+    from hetcache.benchmark.executor import facts_of_weights
     from hetcache.modes import MODES
     from hetcache.run.identity import run_identity
+    from hetcache.run.saving import save_windows
     from hetcache.run.window_store import WindowStore
+    from hetcache.run.windows import edit_windows
 
     store = WindowStore(job.output)
     store.open(run_identity(args, config, job, facts_of_weights(job.model)), args.resume)

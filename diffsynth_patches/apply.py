@@ -7,8 +7,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from diffsynth_patches.compat import check_pipeline, check_version
+from diffsynth_patches.compiled import EAGER, compiled_regions
 from diffsynth_patches.forward import CachedForward, static_schedule
-from diffsynth_patches.regions import EAGER, compiled_regions
 from hetcache.core.guidance import GuidancePair
 from hetcache.core.session import CacheSession, now_ms
 

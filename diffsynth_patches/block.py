@@ -13,7 +13,7 @@ import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
 from diffsynth.models.wan_video_dit import DiTBlock, rope_apply
 
-from diffsynth_patches.regions import EAGER, Regions
+from diffsynth_patches.compiled import EAGER, Regions
 from hetcache.core.flops import WorkMeter, cross_attention_flops, mlp_flops, self_attention_flops
 from hetcache.core.vocabulary import Attention
 

@@ -17,7 +17,7 @@ from einops import rearrange
 
 from diffsynth_patches.block import BlockInputs, DiTBlockOps, computable, rope_apply_float32
 from diffsynth_patches.compat import ModelArguments
-from diffsynth_patches.regions import EAGER, Regions
+from diffsynth_patches.compiled import EAGER, Regions
 from hetcache.core.drift import relative_l1
 from hetcache.core.flops import (
     ModelShape,

@@ -14,7 +14,7 @@ _WHERE = {
     "HetCache": ("hetcache.method.hetcache", "HetCacheManager"),
     "TeaCache": ("baselines.teacache", "TeaCacheManager"),
     "WanVideoPipeline": ("diffsynth.pipelines.wan_video", "WanVideoPipeline"),
-    "enable_cache": ("diffsynth_patches.api", "enable_cache"),
+    "enable_cache": ("hetcache.run.enable", "enable_cache"),
 }
 
 

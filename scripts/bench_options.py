@@ -33,8 +33,8 @@ from bench_step import StepBench, build_model, grid_of, inputs_of
 from measuring import add_cpu_time_flag, add_device_flags, write_results
 
 import hetcache.core.session as session_module
+from diffsynth_patches.compiled import compiled_regions
 from diffsynth_patches.loader import load_pipeline
-from diffsynth_patches.regions import compiled_regions
 from diffsynth_patches.run import run_edit
 from hetcache.core.calibration import load_calibration
 from hetcache.core.guidance import GuidancePair

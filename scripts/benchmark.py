@@ -73,8 +73,8 @@ def run(args: Namespace, command: str) -> int:
 
 def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any, str]:
     """(plan, bench settings, model info, model). Raises ValueError for what cannot be run, before a model loads."""
-    from diffsynth_patches.bench import BenchSettings, facts_of_code, facts_of_weights
     from hetcache.benchmark.document import shown_path
+    from hetcache.benchmark.executor import BenchSettings, facts_of_code, facts_of_weights
     from hetcache.models import choose_model, model_info
     from hetcache.run.job import EditSettings, check_sizes
     from hetcache.run.record import hardware, package_versions
@@ -155,7 +155,7 @@ def replayed_decisions(args: Namespace, model: str) -> str | None:
 def make_executor(
     args: Namespace, plan: Plan, settings: Any, info: Any, model: str, device: str, dtype: Any, store: Store
 ) -> Any:
-    from diffsynth_patches.bench import Bench, LazyPipeline
+    from hetcache.benchmark.executor import Bench, LazyPipeline
     from hetcache.benchmark.quality import load_metrics
 
     ready, missing = ({}, {}) if args.random_weights else load_metrics(device)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from video_files import ffmpeg, make
 
-from diffsynth_patches import editor
+from hetcache.run import editor
 
 ROOT = Path(__file__).resolve().parent.parent
 import inference  # noqa: E402

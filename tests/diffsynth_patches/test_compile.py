@@ -6,7 +6,7 @@ import pytest
 import torch
 from hetcache_runs import hetcache_session
 
-import diffsynth_patches.regions as regions
+import diffsynth_patches.compiled as regions
 from diffsynth_patches.apply import patched
 from hetcache.core.vocabulary import Branch
 

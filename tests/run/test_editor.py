@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffsynth_patches import editor as editing
 from diffsynth_patches import loader
-from diffsynth_patches.editor import Editor, OutOfMemoryError
 from diffsynth_patches.loader import VramOptions
 from hetcache.modes import MODES
+from hetcache.run import editor as editing
+from hetcache.run.editor import Editor, OutOfMemoryError
 from hetcache.run.job import EditSettings
 
 SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)

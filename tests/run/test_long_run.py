@@ -13,11 +13,11 @@ import pytest
 from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, edits, make_clip, make_mask, run, saved
 from video_files import ffmpeg, make
 
-from diffsynth_patches import long_run
 from hetcache.media.placement import Placement
 from hetcache.media.read import probe, read_frames
 from hetcache.media.source import Source
 from hetcache.media.windows import plan_windows
+from hetcache.run import windows as long_run
 from hetcache.run.long_clip import WindowReader, finished_frames
 from hetcache.run.window_store import WindowStore
 

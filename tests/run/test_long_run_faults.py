@@ -15,18 +15,17 @@ import pytest
 from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, ROOT, command, edits, make_clip, run, saved
 from video_files import make
 
-from diffsynth_patches import editor
 from hetcache.media import source
 from hetcache.media import write as video_write
 from hetcache.media.read import read_frames
-from hetcache.run import window_store
+from hetcache.run import editor, window_store
 
 __all__ = ["edits"]
 
 STOPPED = """
 import os, signal, sys, time
 import inference
-from diffsynth_patches import editor
+from hetcache.run import editor
 from hetcache.run import long_clip
 from hetcache.run import window_store
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from diffsynth_patches.editor import Editor
 from hetcache.media.clip import Clip
 from hetcache.media.windows import Frames, Window, given_known, join
 from hetcache.modes import Mode
+from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.long_clip import WindowReader, finished_frames
 from hetcache.run.record import session_facts, timing_s

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffsynth_patches.editor import Editor
 from diffsynth_patches.run import EditResult
 from hetcache.files import write_json, write_text
 from hetcache.media.masks import composite
@@ -21,6 +20,7 @@ from hetcache.media.write import write_video
 from hetcache.modes import RunContext
 from hetcache.run import record as records
 from hetcache.run.compare import compare
+from hetcache.run.editor import Editor
 from hetcache.run.job import Job, raw_of
 from hetcache.run.long_clip import composited, finished_frames
 from hetcache.run.window_store import WindowStore
