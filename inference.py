@@ -98,7 +98,7 @@ def ready(args: Namespace, config: Any, job: Job, context: RunContext) -> tuple[
 
 def edit_long(args: Namespace, config: Any, job: Job, context: RunContext) -> dict[str, Any]:
     """Edit a long video window by window, from the finished ones on, and write it whole. Returns the record."""
-    from hetcache.benchmark.executor import facts_of_weights
+    from hetcache.core.facts import facts_of_weights
     from hetcache.modes import MODES
     from hetcache.run.identity import run_identity
     from hetcache.run.saving import save_windows

@@ -74,10 +74,10 @@ def run(args: Namespace, command: str) -> int:
 def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any, str]:
     """(plan, bench settings, model info, model). Raises ValueError for what cannot be run, before a model loads."""
     from hetcache.benchmark.document import shown_path
-    from hetcache.benchmark.executor import BenchSettings, facts_of_code, facts_of_weights
+    from hetcache.benchmark.executor import BenchSettings
+    from hetcache.core.facts import facts_of_code, facts_of_weights, hardware, package_versions
     from hetcache.models import choose_model, model_info
     from hetcache.run.job import EditSettings, check_sizes
-    from hetcache.run.record import hardware, package_versions
 
     check_sizes(args)
     if min(args.steps, args.repeats) < 1:

@@ -28,13 +28,13 @@ from bench_options import compare_options, table
 from bench_step import StepBench, build_model, inputs_of, timed
 
 from diffsynth_patches.forward import CachedForward
+from hetcache.core.facts import hardware, package_versions
 from hetcache.core.flops import full_step_flops
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import PATCH_PX, latent_frames
 from hetcache.core.vocabulary import Compute, Grid, Schedule, Step
 from hetcache.files import write_json
 from hetcache.modes import MODES
-from hetcache.run.record import hardware, package_versions
 
 
 def matmul_ceiling_tflops(device: str, dtype: torch.dtype, size: int, repeats: int = 20) -> float:

@@ -28,8 +28,8 @@ def cpu_ms() -> float:
 
 def write_results(args: argparse.Namespace, results: Any, **facts: Any) -> None:
     """Write `--output`, if it was given: the settings, the machine, `facts` and the results."""
+    from hetcache.core.facts import hardware
     from hetcache.files import write_json
-    from hetcache.run.record import hardware
 
     if args.output:
         head = {"settings": {k: str(v) for k, v in vars(args).items()}, "hardware": hardware(args.device), **facts}

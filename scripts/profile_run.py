@@ -35,6 +35,7 @@ from diffsynth_patches.random_weights import SHAPES, WanShape, random_pipeline, 
 from diffsynth_patches.run import run_edit
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
 from hetcache.core.calibration import load_calibration
+from hetcache.core.facts import hardware, package_versions
 from hetcache.core.session import now_ms
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute
@@ -46,7 +47,6 @@ from hetcache.method.selector import TokenSelector
 from hetcache.models import MODELS
 from hetcache.modes import MODES, RunContext
 from hetcache.run.job import EditSettings
-from hetcache.run.record import hardware, package_versions
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TRUE = "wan2.1-vace-1.3b"

@@ -14,10 +14,10 @@ from hetcache.benchmark.quality import metrics
 from hetcache.benchmark.rows import table_rows
 from hetcache.benchmark.runner import Plan
 from hetcache.benchmark.table import failures, markdown, plain
+from hetcache.core.facts import package_versions
 from hetcache.files import ROOT, to_json, write_text
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.weights import FETCH_COMMAND
-from hetcache.run.record import package_versions
 
 SCHEMA = 1
 RANDOM = (

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from diffsynth_patches.run import EditResult, run_edit
 from hetcache.benchmark import quality
-from hetcache.benchmark.cells import Case, Cell, Record, Store, digest_files
+from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.core.calibration import Calibration, load_calibration
+from hetcache.core.facts import hardware
 from hetcache.core.session import Observer
 from hetcache.core.tokens import TokenClasses, classify
-from hetcache.files import CALIBRATIONS, EMBEDDED_WEIGHTS, ROOT, digest
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
@@ -31,11 +31,10 @@ from hetcache.models import ModelInfo
 from hetcache.modes import MODES, ManagerFactory, RunContext
 from hetcache.report.tokens import token_map
 from hetcache.run.job import EditSettings
-from hetcache.run.record import SCHEMA, hardware, session_facts, timing_s
+from hetcache.run.record import SCHEMA, session_facts, timing_s
 
 Frames = NDArray[np.uint8]
 Progress = Callable[[int, str], AbstractContextManager[Observer | None]]
-HEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -160,26 +159,6 @@ class Bench:
         if self._calibration is None:
             self._calibration = load_calibration(self._info.model_id)
         return self._calibration
-
-
-def facts_of_code() -> str:
-    """A digest of all code and calibrations that a cell's result depends on."""
-    folders = [ROOT / name for name in ("hetcache", "baselines", "diffsynth_patches")]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
-    return digest_files([*files, CALIBRATIONS])
-
-
-def facts_of_weights(model: str) -> str:
-    """The model's name, for a folder (and the embedded model) with names, sizes and first bytes of its files."""
-    folder = EMBEDDED_WEIGHTS if model == "tiny" else Path(model)
-    if not folder.is_dir():
-        return model
-    parts = [model]
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                parts.append(f"{file.name} {file.stat().st_size} {digest(stream.read(HEAD_BYTES))[:16]}")
-    return digest("\n".join(parts))[:16]
 
 
 def _forget_peak_memory() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hetcache.core.calibration import calibration_digest
+from hetcache.core.facts import hardware, package_versions
 from hetcache.media.images import list_frames
 from hetcache.run.job import Job
-from hetcache.run.record import hardware, package_versions
 
 
 def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[str, Any]:

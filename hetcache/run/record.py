@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,34 +14,7 @@ from hetcache.core.tokens import TokenClasses
 from hetcache.core.vocabulary import Branch
 
 SCHEMA = 1
-PACKAGES = ("hetcache", "diffsynth", "torch", "numpy", "scipy", "pillow", "scikit-learn", "imageio-ffmpeg")
 STAGES = ("load", "text", "vae_encode", "denoise", "vae_decode", "composite", "total")
-
-
-def package_versions() -> dict[str, str]:
-    from hetcache import __version__
-
-    versions = {"hetcache": __version__, "python": platform.python_version()}
-    for name in PACKAGES[1:]:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def hardware(device: str) -> dict[str, Any]:
-    """The machine a figure was taken on."""
-    facts: dict[str, Any] = {
-        "device": device,
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "os": platform.system(),
-    }
-    if device.startswith("cuda"):
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts
 
 
 def session_facts(session: CacheSession, shape: ModelShape, classes: TokenClasses) -> dict[str, Any]:
@@ -189,12 +158,3 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _figure(value: float | None) -> str:
     return "none" if value is None else "inf" if value == float("inf") else f"{value:.4g}"
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffsynth_patches.run import EditResult
+from hetcache.core.facts import hardware, package_versions
 from hetcache.files import write_json, write_text
 from hetcache.media.masks import composite
 from hetcache.media.write import write_video
@@ -137,8 +138,8 @@ def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Se
             "revision": args.revision,
             "dtype": str(job.dtype).removeprefix("torch."),
         },
-        "versions": records.package_versions(),
-        "hardware": records.hardware(job.device),
+        "versions": package_versions(),
+        "hardware": hardware(job.device),
         "determinism": records.determinism(job.device),
         "seed": job.settings.seed,
         **({"fell_back": list(fell_back)} if fell_back else {}),
