@@ -30,6 +30,9 @@ INTERIM = {  # import the adapter by its own name until models.backend finds it
 }
 
 
+COMMANDS = {"__main__", "command"}  # the files of a package that people start: they print
+
+
 def modules():
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -65,7 +68,7 @@ def test_packages_do_not_print_nor_keep_globals(name, path):
     for node in ast.walk(ast.parse(path.read_text())):
         assert not isinstance(node, ast.Global)
         called = node.func if isinstance(node, ast.Call) else None
-        assert not (isinstance(called, ast.Name) and called.id == "print")
+        assert path.stem in COMMANDS or not (isinstance(called, ast.Name) and called.id == "print")
 
 
 def test_importing_hetcache_loads_nothing_heavy():

@@ -41,14 +41,14 @@ class I3DCheckpoint:
 
 
 def default_checkpoint() -> Path:
-    """Where `scripts/fetch_weights.py` puts the I3D weights; the file need not be there."""
+    """Where `python -m hetcache.metrics` puts the I3D weights; the file need not be there."""
     return weights_folder() / next(iter(I3D_ARCHIVE.members.values()))
 
 
 def load_i3d(path: Path | None = None, device: str = "cpu") -> tuple[I3D, I3DCheckpoint]:
     """Build I3D from `path` (default: the fetched weights) on `device`, and say what was loaded.
 
-    A `.safetensors` file is one that `scripts/fetch_weights.py` wrote; anything else is read as a PyTorch
+    A `.safetensors` file is one that `python -m hetcache.metrics` wrote; anything else is read as a PyTorch
     state dict (`weights_only=True`) in piergiaj's layout. MetricError, with the remedy, when it is missing or
     other.
     """

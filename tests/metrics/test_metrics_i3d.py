@@ -21,7 +21,7 @@ from hetcache.metrics.i3d_weights import (
 )
 
 needs_weights = pytest.mark.skipif(
-    not default_checkpoint().is_file(), reason="I3D weights are not fetched: python scripts/fetch_weights.py i3d"
+    not default_checkpoint().is_file(), reason="I3D weights are not fetched: python -m hetcache.metrics i3d"
 )
 
 
@@ -169,9 +169,9 @@ def test_a_torchscript_file_is_not_run(tmp_path):
 
 def test_missing_weights_name_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("HETCACHE_CACHE", str(tmp_path))
-    with pytest.raises(MetricError, match=r"run `python scripts/fetch_weights.py i3d`"):
+    with pytest.raises(MetricError, match=r"run `python -m hetcache.metrics i3d`"):
         load_i3d()
-    with pytest.raises(MetricError, match=r"no I3D checkpoint at .*x.pt: run `python scripts/fetch_weights.py i3d`"):
+    with pytest.raises(MetricError, match=r"no I3D checkpoint at .*x.pt: run `python -m hetcache.metrics i3d`"):
         load_i3d(tmp_path / "x.pt")
 
 

@@ -23,7 +23,7 @@ TRIPLE = os.environ.get("HETCACHE_LPIPS_TRIPLE")
 """Folder with ex_ref.png, ex_p0.png and ex_p1.png of the LPIPS repository, which no package carries."""
 
 needs_weights = pytest.mark.skipif(
-    not fetched_trunk("alex").is_file(), reason="LPIPS weights are not fetched: python scripts/fetch_weights.py lpips"
+    not fetched_trunk("alex").is_file(), reason="LPIPS weights are not fetched: python -m hetcache.metrics lpips"
 )
 
 
@@ -142,7 +142,7 @@ def test_what_torchvision_downloaded_is_used(random_alex, tmp_path, monkeypatch)
 def test_missing_or_wrong_weights_name_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HETCACHE_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    command = "run `python scripts/fetch_weights.py lpips"
+    command = "run `python -m hetcache.metrics lpips"
     with pytest.raises(MetricError, match=command):
         load_lpips("alex")
     with pytest.raises(MetricError, match=f"no LPIPS weights at .*{command}"):

