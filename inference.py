@@ -41,6 +41,7 @@ def run(args: Namespace, config: Any) -> int:
     from hetcache.modes import MODES
     from hetcache.modes.planning import check_plannable
     from hetcache.run.job import plan_rows, prepare
+    from hetcache.run.mask_picture import write_mask_picture
     from hetcache.run.record import summary_rows, table
     from hetcache.run.saving import save_edit, save_source
 
@@ -49,12 +50,16 @@ def run(args: Namespace, config: Any) -> int:
         check_plannable(MODES[args.mode], args.target_speedup)
     job = prepare(args)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
+        if job.mask_report is not None:
+            print(table(job.mask_report.rows()))
         print("the mask is empty: there is nothing to plan" if args.plan else save_source(job, args.mode))
         return 0
     context = job.context(config)
     print(table(plan_rows(job, context)))
     if args.plan:
         ready(args, config, job, context)
+        if job.mask_report is not None:
+            print(f"  mask over the video: {write_mask_picture(job)}")
         return 0
     if len(job.windows) > 1:
         record = edit_long(args, config, job, context)

@@ -6,6 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
+from hetcache.media.mask_pace import TIMINGS
+from hetcache.media.mask_reading import CHANNELS
 from hetcache.media.masks import FEATHER_PX_AT_480P
 from hetcache.media.placement import FITS
 from hetcache.models import MODELS
@@ -46,9 +48,29 @@ def add_input_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mask-threshold",
         type=int,
-        default=128,
         metavar="GREY",
-        help="soft edges: edit where the mask's grey, 0 to 255, is at least this (default 128)",
+        help="soft edges: edit where the mask's grey, 0 to 255, is at least this (default: 128; labels and palettes: "
+        "wherever they are not 0)",
+    )
+    group.add_argument(
+        "--mask-channel",
+        default="auto",
+        choices=CHANNELS,
+        help="where the mask's shape is; auto (default) takes the alpha of a mask whose colours are constant, the "
+        "index of a palette with colours, else the brightness",
+    )
+    group.add_argument(
+        "--mask-object",
+        type=int,
+        metavar="N",
+        help="edit object N of a mask with labels or a palette (default: every object)",
+    )
+    group.add_argument(
+        "--mask-timing",
+        default="auto",
+        choices=TIMINGS,
+        help="a mask of another frame rate: by time if it is as long as the video, frame by frame if it has as many "
+        "frames (auto, default), or always the one that is named",
     )
     group.add_argument("--invert-mask", action="store_true", help="edit where the mask is black")
     group.add_argument(

@@ -39,6 +39,8 @@ class StreamHeader:
     pix_fmt: str
     pixel_aspect: tuple[int, int]
     audio_codec: str | None
+    alpha_beside: bool = False
+    """A second picture of transparency, as Matroska keeps for VP8 and VP9."""
 
 
 def read_header(path: Path, what: str = "video") -> StreamHeader:
@@ -98,6 +100,7 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
         pix_fmt=picture.group(1),
         pixel_aspect=aspect if min(aspect) > 0 else (1, 1),
         audio_codec=audio.group(1) if audio else None,
+        alpha_beside=re.search(r"(?im)^ +alpha_mode +: 1$", side_data) is not None,
     )
 
 

@@ -55,6 +55,22 @@ def read_image(path: Path, what: str = "image") -> NDArray[np.uint8]:
         raise VideoError(f"{what} {path}: cannot be decoded ({error}); save it again as PNG") from error
 
 
+def open_upright(path: Path, what: str = "image") -> Image.Image:
+    """A still image after its orientation tag, in its own mode; `info["stored_as"]` names its format. Raises
+    VideoError."""
+    check_regular_file(path, what)
+    try:
+        with _open(path) as image:
+            check_size(image.width, image.height, path, what)
+            upright = _upright(image)
+            upright.info["stored_as"] = image.format
+            return upright
+    except VideoError:
+        raise
+    except Exception as error:
+        raise VideoError(f"{what} {path}: cannot be decoded ({error}); save it again as PNG") from error
+
+
 def list_frames(folder: Path, what: str = "video") -> list[Path]:
     """The images of a folder in natural order (frame_2 before frame_10); other files are skipped."""
     try:
@@ -88,10 +104,14 @@ def _open(path: Path) -> Image.Image:
         return Image.open(os.fspath(path), formats=formats)
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _upright(image: Image.Image) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        upright = ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    upright = _upright(image)
     if upright.mode == "F":
         raise ValueError("floating-point pixels")
     if upright.mode.startswith("I"):

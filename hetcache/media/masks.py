@@ -13,7 +13,9 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from hetcache.media.ffmpeg import MAX_SIDE, VideoError
-from hetcache.media.read import StrPath, iter_frames, probe, too_few
+from hetcache.media.mask_pace import Pace
+from hetcache.media.mask_reading import MaskReading, MaskRequest, iter_grey, read_rules
+from hetcache.media.read import StrPath, VideoInfo, probe, too_few
 
 Mask = NDArray[np.bool_]
 Extend = Literal["error", "hold", "loop"]
@@ -26,21 +28,24 @@ def read_mask(
     path: StrPath,
     count: int,
     size: tuple[int, int],
-    threshold: int = 128,
+    threshold: int | None = None,
     invert: bool = False,
     extend: Extend = "error",
     start: int = 0,
+    reading: MaskReading | None = None,
+    pace: Pace | None = None,
 ) -> Mask:
-    """Read `count` masks as [T, H, W] bool, True where the pixel is white (= edit), from frame `start`.
+    """Read `count` masks as [T, H, W] bool, True where the pixel is edited, from frame `start`.
 
-    `size` = (height, width) of the video. Grey is 0.299 R + 0.587 G + 0.114 B; a mask of another size is
-    stretched to the video's with an antialiasing filter, and a pixel is True where grey >= `threshold` (1 to
-    255); `invert` then swaps. An image holds for all frames. A video or folder shorter than asked is a
-    VideoError unless `extend` is "hold" (the last mask stays) or "loop" (it begins again).
+    `size` = (height, width) of the video. `reading` says what a pixel's value means; without one it is decided here
+    by read_rules() and `threshold`: grey of `threshold` (128) or more is edited, labels and palettes everywhere but
+    in 0. A mask of another size is stretched to the video's with an antialiasing filter; `invert` then swaps. An image
+    holds for all frames; `pace` maps frames of another rate. A video or folder shorter than asked is a VideoError
+    unless `extend` is "hold" (the last mask stays) or "loop" (it begins again).
     """
     if count < 1 or start < 0:
         raise ValueError(f"count {count} must be positive and start {start} not negative")
-    with closing(iter_mask(path, size, threshold, invert, extend)) as stream:
+    with closing(iter_mask(path, size, threshold, invert, extend, reading, pace)) as stream:
         masks = list(islice(stream, start, start + count))
     if len(masks) < count:
         raise VideoError(too_few(f"mask {path}", len(masks), count, start) + ", or --mask-extend hold|loop")
@@ -50,28 +55,36 @@ def read_mask(
 def iter_mask(
     path: StrPath,
     size: tuple[int, int],
-    threshold: int = 128,
+    threshold: int | None = None,
     invert: bool = False,
     extend: Extend = "error",
+    reading: MaskReading | None = None,
+    pace: Pace | None = None,
 ) -> Generator[Mask, None, None]:
     """Yield masks [H, W] bool from the first on, by the rules of read_mask(), in memory that does not grow.
 
     Without end for an image and for `extend` "hold" and "loop"; else as many as there are.
     """
-    if not 1 <= threshold <= 255:
-        raise VideoError(f"mask threshold {threshold}: must be from 1 to 255")
     if extend not in ("error", "hold", "loop"):
         raise VideoError(f"mask extension {extend!r}: must be error, hold or loop")
-    still = probe(path, "mask").kind == "image"
+    reading = reading or read_rules(path, MaskRequest(threshold=threshold))
+    masks = _extended(probe(path, "mask"), reading, size, invert, extend)
+    with closing(masks):
+        yield from masks if pace is None else pace.spread(masks)
+
+
+def _extended(
+    info: VideoInfo, reading: MaskReading, size: tuple[int, int], invert: bool, extend: Extend
+) -> Generator[Mask, None, None]:
     mask = None
     while True:
-        with closing(iter_frames(path, what="mask")) as frames:
-            for frame in frames:
-                mask = _binary(frame, size, threshold, invert)
+        with closing(iter_grey(info, reading)) as frames:
+            for grey in frames:
+                mask = _binary(grey, size, reading.level, invert)
                 yield mask
         if mask is None:
-            raise VideoError(f"mask {path}: has no frame that can be read; re-encode it")
-        while still or extend == "hold":
+            raise VideoError(f"mask {info.path}: has no frame that can be read; re-encode it")
+        while info.kind == "image" or extend == "hold":
             yield mask
         if extend == "error":
             return
@@ -184,11 +197,10 @@ def _any_within(mask_THW: Mask, axis: int, size: int) -> Mask:
     return np.take(reduced, 2 * index, axis=axis)
 
 
-def _binary(frame: NDArray[np.uint8], size: tuple[int, int], threshold: int, invert: bool) -> Mask:
-    grey = Image.fromarray(frame).convert("L")
-    if frame.shape[:2] != size:
-        grey = grey.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    white: Mask = np.asarray(grey) >= threshold
+def _binary(grey: NDArray[np.uint8], size: tuple[int, int], level: int, invert: bool) -> Mask:
+    if grey.shape != size:
+        grey = np.asarray(Image.fromarray(grey).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    white: Mask = grey >= level
     return ~white if invert else white
 
 

@@ -46,6 +46,8 @@ class VideoInfo:
     codec: str = ""
     pix_fmt: str = ""
     pixel_aspect: tuple[int, int] = (1, 1)
+    alpha_beside: bool = False
+    """Transparency in a picture of its own (VP8, VP9), which ffmpeg's own decoders leave out."""
 
 
 def probe(path: StrPath, what: str = "video") -> VideoInfo:
@@ -76,6 +78,7 @@ def probe(path: StrPath, what: str = "video") -> VideoInfo:
         codec=header.codec,
         pix_fmt=header.pix_fmt,
         pixel_aspect=header.pixel_aspect,
+        alpha_beside=header.alpha_beside and header.codec in ("vp8", "vp9"),
     )
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.masks import Extend, dilate_mask, iter_mask, outpaint, outpainted_size, read_mask
+from hetcache.media.mask_pace import Pace, Timing, check_shape, choose_pace
+from hetcache.media.mask_reading import Channel, MaskReading, MaskRequest, read_rules
+from hetcache.media.masks import Extend, dilate_mask, iter_mask, outpaint, outpainted_size
 from hetcache.media.placement import Fit
 from hetcache.media.read import MAX_READ_BYTES, VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
 
@@ -22,40 +24,59 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How files become frames and masks. A mask pixel is edited where its grey is at least `mask_threshold`, then
-    `invert_mask` swaps, then it grows by `mask_dilate_px` source pixels. `outpaint` widens the canvas by (left, top,
-    right, bottom) pixels and masks them. `fit` brings the canvas to the model's size: see `Placement`."""
+    """How files become frames and masks. `mask_channel`, `mask_threshold` (None: by the kind of mask) and `mask_object`
+    say which mask pixels are edited (see `MaskReading`), then `invert_mask` swaps, then the mask grows by
+    `mask_dilate_px` source pixels. `mask_timing` is for a mask of another rate: see choose_pace(). `outpaint` widens
+    the canvas by (left, top, right, bottom) pixels and masks them. `fit` brings the canvas to the model's size: see
+    `Placement`."""
 
-    mask_threshold: int = 128
+    mask_threshold: int | None = None
     invert_mask: bool = False
     mask_extend: Extend = "error"
     mask_dilate_px: int = 0
     outpaint: tuple[int, int, int, int] | None = None
     fit: Fit = "stretch"
+    mask_channel: Channel = "auto"
+    mask_object: int | None = None
+    mask_timing: Timing = "auto"
+
+    @property
+    def mask_request(self) -> MaskRequest:
+        """What is asked of the mask's pixels."""
+        return MaskRequest(self.mask_channel, self.mask_threshold, self.mask_object)
 
 
 @dataclass(frozen=True)
 class Source:
-    """`mask` None asks for the outpainted border alone. `info` describes the video file."""
+    """`mask` None asks for the outpainted border alone. `info` describes the video file, `reading` says what the mask's
+    pixels mean, `pace` which mask a frame has, and `mask_notes` what is odd about mask and video together."""
 
     video: Path
     mask: Path | None
     options: InputOptions
     info: VideoInfo
+    reading: MaskReading | None = None
+    pace: Pace | None = None
+    mask_notes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, video: Path, mask: Path | None, options: InputOptions | None = None) -> Source:
-        """Raises VideoError for a video that cannot be read, no mask where one is needed, or a canvas that is too
-        large."""
+        """Looks at some frames of the mask. Raises VideoError for a video that cannot be read, no mask where one is
+        needed, a mask that cannot be understood or does not belong to the video, or a canvas that is too large."""
         options = options or InputOptions()
         if mask is None and options.outpaint is None:
             raise VideoError(f"video {video}: which part is to be edited? Give --mask or --outpaint")
         info = probe(video)
-        if mask is not None:
-            probe(mask, "mask")
         if options.outpaint is not None:
             outpainted_size(options.outpaint, info.height, info.width)
-        return cls(video, mask, options, info)
+        if mask is None:
+            return cls(video, mask, options, info)
+        mask_info = probe(mask, "mask")
+        stretched = check_shape(info, mask_info)
+        pace, timed = choose_pace(info, mask_info, options.mask_timing)
+        reading = read_rules(mask, options.mask_request)
+        notes = tuple(note for note in (stretched, timed) if note is not None)
+        return cls(video, mask, options, info, reading, pace, notes)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,6 +94,8 @@ class Source:
         if self.mask is None or self.options.mask_extend != "error" or probe(self.mask, "mask").kind == "image":
             return num_frames
         masks = count_frames(self.mask, "mask", decode=True)
+        if self.pace is not None:
+            masks = self.pace.num_frames(masks)
         if masks < num_frames:
             raise VideoError(_mask_ended(self.mask, masks, num_frames))
         return num_frames
@@ -90,7 +113,7 @@ class Source:
     def read(self, count: int) -> tuple[Frames, Mask]:
         """The first `count` frames and masks of the canvas, [T, H, W, 3] uint8 and [T, H, W] bool. Raises
         VideoError."""
-        options, (height, width) = self.options, self.size
+        height, width = self.size
         if count * height * width * 3 > MAX_READ_BYTES:
             size = f"{count} frames of {width}x{height}"
             raise VideoError(f"video {self.video}: {size} do not fit in memory; ask for fewer")
@@ -98,9 +121,11 @@ class Source:
         if self.mask is None:
             mask = np.zeros(frames.shape[:3], np.bool_)
         else:
-            mask = read_mask(
-                self.mask, count, frames.shape[1:3], options.mask_threshold, options.invert_mask, options.mask_extend
-            )
+            with closing(self._file_masks(self.mask)) as stream:
+                masks = list(islice(stream, count))
+            if len(masks) < count:
+                raise VideoError(_mask_ended(self.mask, len(masks), count))
+            mask = np.stack(masks)
         return self._canvas(frames, mask)
 
     def stream(self, start: int = 0) -> Generator[tuple[Frames, Mask], None, None]:
@@ -122,7 +147,9 @@ class Source:
 
     def _file_masks(self, mask: Path) -> Generator[Mask, None, None]:
         options, size = self.options, (self.info.height, self.info.width)
-        return iter_mask(mask, size, options.mask_threshold, options.invert_mask, options.mask_extend)
+        return iter_mask(
+            mask, size, None, options.invert_mask, options.mask_extend, reading=self.reading, pace=self.pace
+        )
 
     def _canvas(self, frames_THWC: Frames, mask_THW: Mask) -> tuple[Frames, Mask]:
         options = self.options

@@ -15,6 +15,7 @@ from hetcache.core.calibration import load_calibration
 from hetcache.core.tokens import classify
 from hetcache.media.clip import Clip, check_frame_count, check_side, take_clip
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.masks import FEATHER_PX_AT_480P
 from hetcache.media.source import Source
 from hetcache.media.windows import Window
@@ -64,6 +65,7 @@ class Job:
     clip: Clip
     settings: EditSettings
     feather_px: int
+    mask_report: MaskReport | None = None
 
     def context(self, config: Any, clip: Clip | None = None) -> RunContext:
         """Token classes of a clip (the first window's; with the mode's margin width) and the model's calibration, on
@@ -134,7 +136,8 @@ def prepare(args: Namespace) -> Job:
     feather_px = args.mask_feather
     if feather_px is None:
         feather_px = max(1, round(FEATHER_PX_AT_480P * source.size[0] / 480))
-    return Job(output, device, dtype, model, why, info, source, num_frames, windows, clip, settings, feather_px)
+    report = examine(source, clip, num_frames)
+    return Job(output, device, dtype, model, why, info, source, num_frames, windows, clip, settings, feather_px, report)
 
 
 def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
@@ -158,6 +161,7 @@ def plan_rows(job: Job, context: RunContext) -> list[tuple[str, str]]:
             f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
             f"{clip.masked_fraction:.0%} masked",
         ),
+        *([] if job.mask_report is None else job.mask_report.rows()),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
         *_window_rows(job),
         (

@@ -15,14 +15,30 @@ def input_options(args: Namespace) -> InputOptions:
     """The flags that change the mask and the canvas. Raises VideoError."""
     if args.mask is None and (args.mask_dilate or args.invert_mask):
         raise VideoError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
-    if not 1 <= args.mask_threshold <= 255:
+    if args.mask is None and (
+        args.mask_channel != "auto" or args.mask_object is not None or args.mask_timing != "auto"
+    ):
+        raise VideoError(
+            "--mask-channel, --mask-object and --mask-timing read the file given by --mask, and none is given"
+        )
+    if args.mask_object is not None and not 1 <= args.mask_object <= 65535:
+        raise VideoError(f"--mask-object {args.mask_object}: from 1 to 65535; 0 is the background (--invert-mask)")
+    if args.mask_threshold is not None and not 1 <= args.mask_threshold <= 255:
         raise VideoError(f"--mask-threshold {args.mask_threshold}: from 1 to 255")
     for name in ("mask_dilate", "mask_feather"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= MAX_SIDE:
             raise VideoError(f"--{name.replace('_', '-')} {value}: pixels of the video, from 0 to {MAX_SIDE}")
     return InputOptions(
-        args.mask_threshold, args.invert_mask, args.mask_extend, args.mask_dilate, args.outpaint, args.fit
+        args.mask_threshold,
+        args.invert_mask,
+        args.mask_extend,
+        args.mask_dilate,
+        args.outpaint,
+        args.fit,
+        args.mask_channel,
+        args.mask_object,
+        args.mask_timing,
     )
 
 

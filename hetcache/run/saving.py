@@ -113,7 +113,13 @@ def save_source(job: Job, mode: str) -> str:
     note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
     for lost_sound in write_result(job, job.clip.source_THWC):
         note += f"; {lost_sound}"
-    record = {"schema": records.SCHEMA, "mode": mode, "note": note, "outputs": {"video": str(job.output), "raw": None}}
+    record = {
+        "schema": records.SCHEMA,
+        "mode": mode,
+        "note": note,
+        **mask_facts(job),
+        "outputs": {"video": str(job.output), "raw": None},
+    }
     write_json(job.output.with_suffix(".json"), record)
     return f"{note} in {job.output}"
 
@@ -142,8 +148,14 @@ def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Se
         "hardware": hardware(job.device),
         "determinism": records.determinism(job.device),
         "seed": job.settings.seed,
+        **mask_facts(job),
         **({"fell_back": list(fell_back)} if fell_back else {}),
     }
+
+
+def mask_facts(job: Job) -> dict[str, Any]:
+    """What was understood of the mask, for a record."""
+    return {} if job.mask_report is None else {"mask": job.mask_report.facts()}
 
 
 def raw_path(args: Namespace, job: Job) -> Path | None:
