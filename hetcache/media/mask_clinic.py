@@ -42,15 +42,13 @@ class MaskReport:
         kind = {"image": "an image for every frame", "folder": "images", "video": "video"}[reading.kind]
         pace = "" if self.source.pace is None else ", each frame takes the mask of its time"
         inverted = ", inverted" if options.invert_mask else ""
-        level = "edited where it is not 0" if reading.labels else f"edited from {reading.threshold} on"
-        if reading.object_id is not None:
-            level = f"edited where it is {reading.object_id}"
+        level = "" if reading.labels else f", {reading.channel} edited from {reading.threshold} on"
         lowest, highest = min(self.all_shares), max(self.all_shares)
         mean = sum(self.all_shares) / len(self.all_shares)
         over = "" if lowest == highest else f" ({lowest:.1%} to {highest:.1%} over {len(self.all_shares)} frames)"
         soft = "no soft edges" if reading.soft == 0 else f"soft edges on up to {reading.soft:.1%}"
         return [
-            ("mask", f"{self.source.mask}, {kind}{pace}: {reading.found}, {reading.channel} {level}{inverted}"),
+            ("mask", f"{self.source.mask}, {kind}{pace}: {reading.found}{level}{inverted}"),
             ("mask covers", f"{mean:.1%} of the frame{over}, {soft}"),
             *(("warning", warning) for warning in self.warnings),
         ]

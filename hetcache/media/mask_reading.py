@@ -71,7 +71,7 @@ class MaskReading:
     @property
     def channel(self) -> str:
         """The channel in the words of --mask-channel, or what stands in its place."""
-        return {"seen": "luma", "index": "palette index", "brightest": "brightest of red, green, blue"}.get(
+        return {"seen": "luma", "index": "index", "brightest": "largest of red, green, blue"}.get(
             self.plane, self.plane
         )
 
@@ -240,10 +240,11 @@ def _found(request: MaskRequest, counted: Tally, plane: str, labels: bool, ids: 
         taken = "every one" if request.object_id is None else f"{request.object_id} alone"
         what = "palette with objects" if plane == "index" else "16-bit labels" if counted.deep(plane) else "labels"
         return f"{what} {_listed(ids) if ids else 'of none'}, {taken} is edited"
-    names = {"seen": "grey levels", "brightest": "coloured shapes on black, by their brightest channel"}
-    if plane in names:
-        return names[plane]
-    return f"{plane} channel" + (f" ({why})" if why else "")
+    if plane == "seen":
+        return "grey levels"
+    if plane == "brightest":
+        return "coloured shapes on black"
+    return f"shape in the {plane} channel ({why})"
 
 
 def _listed(ids: Sequence[int]) -> str:
