@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
 # Compare every method on one machine and write a report: bash scripts/benchmark.sh --help
-exec python "$(dirname "$0")/benchmark.py" "$@"
+root="$(cd "$(dirname "$0")/.." && pwd)"
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python -m hetcache.benchmark "$@"

@@ -23,6 +23,7 @@ LAYERS = {  # module -> what it may import of the project
 
 
 INTERIM = {  # import the adapter by its own name until models.backend finds it
+    "hetcache.benchmark.command",
     "hetcache.benchmark.executor",
     "hetcache.run.editor",
     "hetcache.run.enable",

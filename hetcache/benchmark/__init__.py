@@ -1,4 +1,4 @@
 """The benchmark without the model: methods, cells, the resumable runner, and the table. Knows no DiffSynth.
 
-`hetcache.benchmark.executor` runs the cells, `scripts/benchmark.py` is the command, `hetcache.report` draws the page.
+`executor` runs the cells, `command` is `python -m hetcache.benchmark`, `hetcache.report` draws the page.
 """

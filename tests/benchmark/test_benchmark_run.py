@@ -16,9 +16,8 @@ from hetcache.media.write import write_video
 PARTIAL = {"cache_thresh": 1e-6, "refresh_band": 1e9, "margin_ratio": 0.1}
 METHOD = "hetcache:" + ",".join(f"{name}={value}" for name, value in PARTIAL.items())
 ROOT = Path(__file__).resolve().parents[2]
-import benchmark  # noqa: E402
-
 import inference  # noqa: E402
+from hetcache.benchmark import command as benchmark  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hetcache.benchmark.cases import find_cases, one_case
 from hetcache.benchmark.cells import Store
 from hetcache.benchmark.cli import build_parser, fill_defaults
 from hetcache.benchmark.methods import parse_methods
 from hetcache.benchmark.runner import Event, Plan, run_plan
+from hetcache.files import DATA
 
-ROOT = Path(__file__).resolve().parent.parent
 PASSED_ON = ("cfg_scale", "sigma_shift", "prompt", "negative_prompt", "dtype")
 
 
@@ -113,8 +112,7 @@ def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any,
         "model_name": model if info.repository or model == "tiny" else shown_path(Path(model)),
         "flags": passed_on(args),
     }
-    data = ROOT / "data"
-    cases = find_cases(args.videos, args.masks) if args.videos else [one_case(data / "real.mp4", data / "masks.mp4")]
+    cases = find_cases(args.videos, args.masks) if args.videos else [one_case(DATA / "real.mp4", DATA / "masks.mp4")]
     plan = Plan(parse_methods(args.modes), cases, args.seeds, args.repeats, args.steps, setup)
     return plan, settings, info, model
 
@@ -224,7 +222,3 @@ class Printer:
             text = f"denoise {times['denoise']:.2f} s of {times['total']:.2f} s  {record['decisions']['cond']}"
         where = f"{cell.case.name} seed {cell.seed} round {event.repeat + 1}"
         print(f"[{self._done:>3}/{self._total}] {cell.method.name:<22} {where}: {text}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
