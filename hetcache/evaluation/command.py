@@ -26,7 +26,7 @@ from hetcache.evaluation.quality import evaluate, load_models, one_line, resolve
 from hetcache.evaluation.videos import parse_resize
 from hetcache.files import write_json, write_text
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.metric import Choices, SetMetric
+from hetcache.metrics.metric import Choices, Metric, SetMetric
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
 from hetcache.metrics.registry import chosen, families
 
@@ -49,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="evaluation.py", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True)
-    quality_text = "PSNR, SSIM, LPIPS, VFID, FVD, warping error, flicker, VMAF: edited videos against other videos"
+    titles = ", ".join(metric.title for metric in chosen(Metric) if metric.title)
+    quality_text = f"{titles}: edited videos against other videos"
     _add_quality(commands.add_parser("quality", help=quality_text, description=quality_text))
     vbench_text = "VBench's no-reference dimensions of edited videos, by VBench itself"
     _add_vbench(commands.add_parser("vbench", help=vbench_text, description=vbench_text))
@@ -67,8 +68,7 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
         batch.add_argument(f"--{name}-dir", type=Path, metavar="DIR", help=f"folder in the place of --{name}")
     batch.add_argument("--method", metavar="NAME", help="the ending of the predictions' names")
     what = parser.add_argument_group("what to measure, and how")
-    names = f"of: {' '.join(families())} (default: all but vmaf; vfid is VFID and FVD)"
-    what.add_argument("--metrics", nargs="+", choices=families(), metavar="NAME", help=names)
+    what.add_argument("--metrics", nargs="+", choices=families(), metavar="NAME", help=_about_metrics())
     what.add_argument("--vmaf", action="store_true", help="VMAF too")
     what.add_argument("--target-frames", type=_count(2), default=8, metavar="N", help="frames I3D sees of a video (8)")
     what.add_argument("--i3d-checkpoint", type=Path, metavar="FILE", help="I3D weights, such as i3d_rgb_imagenet.pt")
@@ -83,6 +83,17 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--output", type=Path, metavar="FILE", help="everything, as JSON")
     files.add_argument("--csv", type=Path, metavar="FILE", help="the rows of the table, as CSV")
     parser.set_defaults(run=quality)
+
+
+def _about_metrics() -> str:
+    """The names that `--metrics` takes, those that are not measured by default, and those that give several figures."""
+    extra = [family for family in families() if family not in families(by_default=True)]
+    several = []
+    for family in families():
+        titles = [metric.title for metric in chosen(Metric, [family]) if metric.title]
+        if len(titles) > 1:
+            several.append(f"{family} is {' and '.join(titles)}")
+    return f"of: {' '.join(families())} (default: all but {' '.join(extra)}; {'; '.join(several)})"
 
 
 def _add_vbench(parser: argparse.ArgumentParser) -> None:
