@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -172,14 +173,13 @@ def test_each_video_is_decoded_once_and_frames_do_not_pile_up(quality, tmp_path,
     from hetcache.evaluation import videos as sources
     from hetcache.media import masks
 
-    real = sources.iter_frames
     opened: list[str] = []
     numbers = itertools.count()
     alive: set[int] = set()
     most = [0]
 
-    def counted(path, *args, **kwargs):
-        opened.append(Path(path).name)
+    def counted(real, path, *args, **kwargs):
+        opened.append(Path(getattr(path, "path", path)).name)
         for frame in real(path, *args, **kwargs):
             tracked = frame.view(Tracked)
             number = next(numbers)
@@ -188,8 +188,9 @@ def test_each_video_is_decoded_once_and_frames_do_not_pile_up(quality, tmp_path,
             most[0] = max(most[0], len(alive))
             yield tracked
 
-    for module in (sources, masks):
-        monkeypatch.setattr(module, "iter_frames", counted)
+    # A mask is read once, too, after a look at a bounded number of its frames that says how.
+    for module, name in ((sources, "iter_frames"), (masks, "iter_grey")):
+        monkeypatch.setattr(module, name, partial(counted, getattr(module, name)))
     peaks = []
     for count in (24, 96):
         opened.clear()
