@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
 # What the model needs to see around the mask, as a part of the mask's longer side, and at least in pixels.
-MARGIN_PART = 0.4
+MARGIN_PART = 0.12
 MARGIN_PX = 32
 # A box of nearly the whole picture gains nothing.
 WHOLE = 0.8
@@ -51,7 +51,7 @@ class MaskExtent:
 
 
 def default_margin(extent: MaskExtent) -> int:
-    """Pixels of surroundings on every side: 0.4 of the mask's longer side, at least 32."""
+    """Pixels of surroundings on every side: 0.12 of the mask's longer side, at least 32."""
     longer = max(extent.bottom - extent.top, extent.right - extent.left)
     return max(MARGIN_PX, math.ceil(MARGIN_PART * longer))
 
