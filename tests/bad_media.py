@@ -71,6 +71,29 @@ def short_mask(folder: Path) -> None:
     make(folder / "short.mp4", *H264, frames=box(5, 20))
 
 
+def mask_picture(name: str, size: tuple[int, int] = (64, 48), white: int = 255, mode: str = "L") -> Build:
+    """A still mask of one grey box; in RGBA it is a picture whose alpha is another box."""
+
+    def build(folder: Path) -> None:
+        picture = Image.new("L", size)
+        picture.paste(white, (20, 10, 40, 30))
+        if mode == "RGBA":
+            alpha = Image.new("L", size)
+            alpha.paste(255, (0, 0, 30, 48))
+            picture = Image.merge("RGBA", [picture] * 3 + [alpha])
+        picture.save(folder / name)
+
+    return build
+
+
+def mask_of_another_rate(folder: Path) -> None:
+    make(folder / "rate.mp4", *H264, frames=box(9, 20), rate=60)
+
+
+def turned_mask(folder: Path) -> None:
+    ffmpeg("-display_rotation", 90, "-i", folder / "m.mp4", "-c", "copy", folder / "turned.mp4")
+
+
 def mask_that_leaves_the_middle(folder: Path) -> None:
     mask = box(12, 20)
     mask[11] = box(1, 0)
