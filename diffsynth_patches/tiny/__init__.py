@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from hetcache.files import EMBEDDED_WEIGHTS, write_json
 
+from .motion_vae import MotionAutoencoder
 from .text import TinyTextEncoder, TinyTokenizer
 from .vae import TinyAutoencoder, TinyVideoVAE
 
@@ -41,6 +42,9 @@ class TinyConfig:
     vae_encoder_depth: int = 3
     vae_decoder_depth: int = 5
     vae_refine_width: int = 32
+    vae_motion: bool = False  # the motion-compensated autoencoder; the next two are its own
+    vae_refine_depth: int = 2
+    vae_features: int = 16
 
     def __post_init__(self):
         head_dim, rest = divmod(self.dim, self.num_heads)
@@ -79,7 +83,7 @@ def load_tiny_pipeline(
     if missing:
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing)}: restore data/tiny from the repository or train with "
-            "scripts/train_tiny.py"
+            "`python -m scripts.train`"
         )
     pipe = build_tiny_pipeline(read_config(folder), device=device)
     for part in PARTS:
@@ -94,7 +98,8 @@ def read_config(folder: str | Path) -> TinyConfig:
     """The shape stored beside the weights."""
     values = json.loads((Path(folder) / "config.json").read_text())["config"]
     values["vace_layers"] = tuple(values["vace_layers"])
-    return TinyConfig(**{field.name: values[field.name] for field in fields(TinyConfig)})
+    # Fields that came later have the value of the older weights as their default.
+    return TinyConfig(**{field.name: values[field.name] for field in fields(TinyConfig) if field.name in values})
 
 
 def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | Path, metadata: dict[str, str]) -> int:
@@ -108,6 +113,20 @@ def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | 
     return sum((folder / f"{part}.safetensors").stat().st_size for part in PARTS)
 
 
+def build_autoencoder(config: TinyConfig) -> TinyAutoencoder | MotionAutoencoder:
+    """The autoencoder of the given shape with random weights."""
+    shape = (
+        config.z_dim,
+        config.vae_width,
+        config.vae_encoder_depth,
+        config.vae_decoder_depth,
+        config.vae_refine_width,
+    )
+    if config.vae_motion:
+        return MotionAutoencoder(*shape, config.vae_refine_depth, config.vae_features)
+    return TinyAutoencoder(*shape)
+
+
 def _modules(config: TinyConfig) -> dict[str, torch.nn.Module]:
     common = dict(
         dim=config.dim,
@@ -118,15 +137,7 @@ def _modules(config: TinyConfig) -> dict[str, torch.nn.Module]:
         has_image_input=False,
     )
     return {
-        "vae": TinyVideoVAE(
-            TinyAutoencoder(
-                config.z_dim,
-                config.vae_width,
-                config.vae_encoder_depth,
-                config.vae_decoder_depth,
-                config.vae_refine_width,
-            )
-        ),
+        "vae": TinyVideoVAE(build_autoencoder(config)),
         "dit": WanModel(
             in_dim=config.z_dim,
             out_dim=config.z_dim,

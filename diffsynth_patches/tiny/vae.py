@@ -100,7 +100,7 @@ class TinyVideoVAE(nn.Module):
 
     upsampling_factor = SPACE
 
-    def __init__(self, model: TinyAutoencoder):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         self.z_dim = model.z_dim
@@ -135,13 +135,19 @@ class TinyVideoVAE(nn.Module):
 
 def to_patches(video_BCTHW: Tensor) -> Tensor:
     """[B, 3, 1 + 4k, 8h, 8w] to [B, 1 + k, h, w, 768]; the first frame fills its group by repetition."""
-    t, height, width = video_BCTHW.shape[2:]
-    if t % TIME != 1 or height % SPACE or width % SPACE:
-        raise ValueError(f"got {t} frames of {height}x{width}; need 4k + 1 frames and sides divisible by {SPACE}")
+    check_video_shape(video_BCTHW)
+    height, width = video_BCTHW.shape[3:]
     video = torch.cat([video_BCTHW[:, :, :1].expand(-1, -1, TIME - 1, -1, -1), video_BCTHW], dim=2)
     b, c, t4 = video.shape[:3]
     video = video.reshape(b, c, t4 // TIME, TIME, height // SPACE, SPACE, width // SPACE, SPACE)
     return video.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, t4 // TIME, height // SPACE, width // SPACE, PATCH_VALUES)
+
+
+def check_video_shape(video_BCTHW: Tensor) -> None:
+    """ValueError unless the video has 1 + 4k frames and sides divisible by 8."""
+    t, height, width = video_BCTHW.shape[2:]
+    if t % TIME != 1 or height % SPACE or width % SPACE:
+        raise ValueError(f"got {t} frames of {height}x{width}; need 4k + 1 frames and sides divisible by {SPACE}")
 
 
 def from_patches(patches_BTHWC: Tensor) -> Tensor:

@@ -5,16 +5,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny_forward  # noqa: E402
 import torch
 from diffsynth.pipelines.wan_video import model_fn_wan_video
-from tiny_data import ClipSampler, prepare  # noqa: E402
-from tiny_masks import caption, random_mask  # noqa: E402
-from tiny_optim import orthogonalise  # noqa: E402
-from train_tiny_dit import encode_sample, shifted  # noqa: E402
 
-from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline  # noqa: E402
-from diffsynth_patches.tiny.text import VOCABULARY  # noqa: E402
+from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
+from diffsynth_patches.tiny.text import VOCABULARY
+from scripts.train import forward as tiny_forward
+from scripts.train.arrays import prepare
+from scripts.train.captions import caption
+from scripts.train.clips import ClipSampler
+from scripts.train.denoiser import shifted
+from scripts.train.masks import random_mask
+from scripts.train.mimetic import mimetic_init
+from scripts.train.optim import orthogonalise
+from scripts.train.pool import encode_sample
 
 SMALL = TinyConfig(
     dim=96,
@@ -61,7 +65,7 @@ def test_attention_gradients_equal_sdpa():
 
 def test_local_head_looks_at_its_neighbour():
     pipe = build_tiny_pipeline(TinyConfig())
-    tiny_forward.mimetic_init(pipe.dit, pipe.vace)
+    mimetic_init(pipe.dit, pipe.vace)
     attn = pipe.dit.blocks[0].self_attn
     cos, sin = tiny_forward.rotary_table(pipe.dit, 1, 5, 7, torch.float32, torch.device("cpu"))
     y = torch.randn(1, 35, 192, generator=torch.Generator().manual_seed(0))

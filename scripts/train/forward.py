@@ -1,4 +1,4 @@
-"""The training forward pass of the embedded model and its initialisation.
+"""The training forward pass of the embedded model.
 
 `forward` computes what DiffSynth's `model_fn_wan_video` computes (a test compares them) from the same modules, with
 batches, one time per sample, real-valued rotary embeddings in the working precision and no restacking of VACE hints:
@@ -6,8 +6,6 @@ several times faster to train with on a CPU under bfloat16 autocast.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -112,91 +110,6 @@ def rotary_table(
     cos = freqs.real.repeat_interleave(2, dim=-1)
     sin = torch.stack([-freqs.imag, freqs.imag], dim=-1).flatten(1)
     return cos.to(device, dtype), sin.to(device, dtype)
-
-
-def mimetic_init(dit: WanModel, vace: VaceWanModel) -> None:
-    """Start from a network that copies its condition and looks at neighbouring tokens.
-
-    Self-attention logits depend on relative position wherever q and k have a common part, because the rotary
-    embedding turns it by the position: biases with a phase shift make heads that attend one token to the left, right,
-    above, below, before or after. The residual stream carries the noisy latents in its first 64 channels and the
-    condition in the next 64, and the head starts as their difference, a crude velocity.
-    """
-    with torch.no_grad():
-        _copy_paths(dit, vace)
-        blocks = [*dit.blocks, *vace.vace_blocks]
-        for index, block in enumerate(blocks):
-            sign = 1 if index % 2 else -1
-            offsets = [(0, -1, 0), (0, 1, 0)] if index % 2 else [(0, 0, -1), (0, 0, 1)]
-            offsets.append((sign, 0, 0))
-            _local_heads(block, dit, offsets[: block.num_heads - 1])
-            for layer in (block.self_attn.o, block.cross_attn.o, block.ffn[2]):
-                layer.weight.mul_(0.5)
-                layer.bias.zero_()
-            block.modulation.zero_()
-            block.modulation[:, [2, 5]] = 0.5
-        dit.time_projection[1].weight.mul_(0.1)
-        dit.time_projection[1].bias.zero_()
-
-
-def _copy_paths(dit: WanModel, vace: VaceWanModel) -> None:
-    z, n = dit.in_dim, dit.in_dim * 4
-    for embedding in (dit.patch_embedding, vace.vace_patch_embedding):
-        embedding.weight.mul_(0.3)
-        embedding.bias.zero_()
-    index = 0
-    for dy in range(2):
-        for dx in range(2):
-            for channel in range(z):
-                row = index if 2 * n <= dit.dim else None
-                index += 1
-                if row is None:
-                    continue
-                dit.patch_embedding.weight[row] = 0
-                dit.patch_embedding.weight[row, channel, 0, dy, dx] = 1
-                vace.vace_patch_embedding.weight[row] = 0
-                vace.vace_patch_embedding.weight[n + row] = 0
-                vace.vace_patch_embedding.weight[n + row, [channel, z + channel], 0, dy, dx] = 1
-                dit.patch_embedding.weight[n + row] = 0
-    dit.head.head.weight.mul_(0.1)
-    dit.head.head.bias.zero_()
-    dit.head.modulation.zero_()
-    if 2 * n <= dit.dim:
-        eye = torch.eye(n)
-        dit.head.head.weight[:, :n] += eye
-        dit.head.head.weight[:, n : 2 * n] -= eye
-    for i, block in enumerate(vace.vace_blocks):
-        block.after_proj.weight.mul_(0.3)
-        block.after_proj.bias.zero_()
-        if i == 0:
-            block.before_proj.weight.copy_(torch.eye(dit.dim))
-            block.before_proj.bias.zero_()
-            block.after_proj.weight.mul_(0.3)
-            block.after_proj.weight[n : 2 * n, n : 2 * n] += torch.eye(n)
-
-
-def _local_heads(block: DiTBlock, dit: WanModel, offsets: list[tuple[int, int, int]]) -> None:
-    attn, dim = block.self_attn, block.dim // block.num_heads
-    thirds = (dim - 2 * (dim // 3), dim // 3, dim // 3)
-    attn.q.bias.zero_()
-    attn.k.bias.zero_()
-    for head, offset in enumerate(offsets):
-        start = head * dim
-        attn.q.weight[start : start + dim].mul_(0.3)
-        attn.k.weight[start : start + dim].mul_(0.3)
-        attn.norm_q.weight[start : start + dim] = 0.3
-        attn.norm_k.weight[start : start + dim] = 0.3
-        for axis, size in enumerate(thirds):
-            omega = torch.angle(dit.freqs[axis][1]).tolist()
-            for pair, target in enumerate((5.0, 3.0, 1.5)[: size // 2]):
-                row = start + 2 * pair
-                gain = math.sqrt(target * math.sqrt(dim) / 2)
-                phase = omega[pair] * offset[axis]
-                attn.q.bias[row : row + 2] = math.sqrt(2) * torch.tensor([math.cos(phase), math.sin(phase)])
-                attn.k.bias[row : row + 2] = math.sqrt(2) * torch.tensor([1.0, 0.0])
-                attn.norm_q.weight[row : row + 2] = gain
-                attn.norm_k.weight[row : row + 2] = gain
-            start += size
 
 
 def _patchify(conv: torch.nn.Conv3d, x_BCTHW: Tensor) -> Tensor:

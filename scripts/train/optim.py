@@ -1,12 +1,11 @@
-"""Training tools of the embedded model: Muon, gradient averaging over processes, EMA, a clock-based schedule."""
+"""Training tools: Muon, gradient averaging over processes, an averaged model, a clock and a schedule."""
 
 from __future__ import annotations
 
 import copy
-import csv
 import os
 import time
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -19,11 +18,13 @@ class Muon(torch.optim.Optimizer):
     Written out because `torch.optim.Muon` refuses convolution kernels.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -50,19 +51,22 @@ def orthogonalise(gradient_MN: Tensor, steps: int = 5) -> Tensor:
 
 def make_optimizers(
     module: nn.Module,
-    lr: float,
-    weight_decay: float = 0.01,
     adam_names: tuple[str, ...] = ("embedding", "head", "linear"),
+    weight_decay: float = 0.01,
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the inner matrices, AdamW for biases, gains, embeddings and the first and last layers."""
-    muon, adam = [], []
+    """Muon for the inner matrices, AdamW for biases, gains, embeddings and the first and last layers.
+
+    AdamW is the first of the list. The loop sets the learning rates.
+    """
+    muon: list[nn.Parameter] = []
+    adam: list[nn.Parameter] = []
     for name, p in module.named_parameters():
         if p.requires_grad:
             inner = p.ndim >= 2 and "modulation" not in name and not any(word in name for word in adam_names)
             (muon if inner else adam).append(p)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adam, lr=lr, betas=(0.9, 0.97), weight_decay=0.0)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adam, lr=1e-3, betas=(0.9, 0.97), weight_decay=0.0)]
     if muon:
-        optimizers.append(Muon(muon, lr=lr, weight_decay=weight_decay))
+        optimizers.append(Muon(muon, lr=1e-3, weight_decay=weight_decay))
     return optimizers
 
 
@@ -116,24 +120,13 @@ class Clock:
             dist.broadcast(progress, 0)
         return float(progress)
 
-
-def schedule(progress: float, warmup: float = 0.02, cooldown_from: float = 0.5) -> float:
-    """Learning-rate factor: linear warm-up, flat, linear to 2 %."""
-    if progress < warmup:
-        return max(progress / warmup, 0.05)
-    return max(0.02, min(1.0, (1 - progress) / (1 - cooldown_from)))
+    def skip(self) -> None:
+        """What passed since the last tick (saving, watching) is not training."""
+        self.last = time.monotonic()
 
 
-class CsvLog:
-    """Appends rows to a CSV file; the header is written once."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def row(self, **values: float | int | str) -> None:
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(values))
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
+def schedule(progress: float, steps_since_start: int, warmup_steps: int, cooldown: float) -> float:
+    """Learning-rate factor: a warm-up after every start, flat, and linear to 2 % over the last `cooldown` share."""
+    warm = min(1.0, (steps_since_start + 1) / max(warmup_steps, 1))
+    cool = min(1.0, (1 - progress) / cooldown) if cooldown else 1.0
+    return max(0.02, warm * cool)

@@ -1,0 +1,1 @@
+"""Training of the embedded model: `python -m scripts.train --help`, from the repository's root."""

@@ -1,0 +1,119 @@
+"""Encoded training samples of the denoiser: latents, the VACE context and words, kept and used several times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diffsynth_patches.tiny.text import TinyTokenizer
+from hetcache.media.fill import push_pull_fill
+from hetcache.media.propagate import propagate_fill
+from scripts.train.autoencoder import to_unit
+from scripts.train.captions import caption
+from scripts.train.clips import ClipSampler
+from scripts.train.masks import random_mask
+
+Sample = dict[str, Any]
+Shape = tuple[int, int, int, int]  # clips, frames, height, width
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """`propagated` is the share of clips with more than one frame whose hole holds what other frames show, as far as
+    they do; the others' is filled by push-pull. Encoding costs as much as training, so a sample is used about `reuse`
+    times, with new noise, time and words each time.
+    """
+
+    propagated: float = 0.5
+    reuse: int = 3
+    capacity: int = 1200
+
+
+class Pool:
+    """Per shape, encoded samples in memory; `batch` mixes new ones with kept ones."""
+
+    def __init__(
+        self, sampler: ClipSampler, vae: nn.Module, options: PoolOptions, rng: np.random.Generator, device: str
+    ) -> None:
+        self.sampler, self.vae, self.options, self.rng, self.device = sampler, vae, options, rng, device
+        self.samples: dict[Shape, list[Sample]] = {}
+
+    def batch(self, shape: Shape, change: Callable[[list[Sample]], None] | None = None) -> list[Sample]:
+        """As many samples as the shape says; `change` may alter the new ones' targets in place."""
+        size = shape[0]
+        kept = self.samples.setdefault(shape, [])
+        count = size if len(kept) < 2 * size else max(1, round(size / self.options.reuse))
+        fresh = self._encode(count, shape)
+        if change is not None:
+            change(fresh)
+        old = [kept[i] for i in self.rng.integers(len(kept), size=size - count)] if size > count else []
+        kept.extend(fresh)
+        del kept[: max(0, len(kept) - self.options.capacity)]
+        return fresh + old
+
+    def _encode(self, count: int, shape: Shape) -> list[Sample]:
+        clips = np.stack([self.sampler.sample(*shape[1:]) for _ in range(count)])
+        masks = np.stack([random_mask(self.rng, *shape[1:]) for _ in range(count)])
+        filled = [
+            propagate_fill(clip, mask > 0).frames_THWC
+            if shape[1] > 1 and self.rng.random() < self.options.propagated
+            else None
+            for clip, mask in zip(clips, masks, strict=True)
+        ]
+        encoded = encode_sample(self.vae, clips, masks, self.device, filled)
+        return [
+            {"words": caption(clips[i], masks[i]), **{key: value[i] for key, value in encoded.items()}}
+            for i in range(count)
+        ]
+
+
+def encode_sample(
+    vae: nn.Module, clips_u8: Pixels, masks_u8: Pixels, device: str, filled: Sequence[Pixels | None] | None = None
+) -> dict[str, Tensor]:
+    """Clips [B, T, H, W, 3] and masks [B, T, H, W] to latents, the VACE context and the latent mask.
+
+    `filled` holds, per clip, the frames with the hole filled, or None for the push-pull fill.
+    """
+    video = to_unit(clips_u8, device)
+    mask = torch.from_numpy(masks_u8).to(device).float().unsqueeze(1)
+    under = torch.stack(
+        [
+            push_pull_fill(v.transpose(0, 1), m.transpose(0, 1)).transpose(0, 1)
+            if known is None
+            else to_unit(known[None], device)[0]
+            for v, m, known in zip(video, mask, filled or [None] * len(video), strict=True)
+        ]
+    )
+    with torch.no_grad(), torch.autocast(device.split(":")[0], torch.bfloat16):
+        videos = torch.cat([video, under * (1 - mask), under * mask])
+        latents, inactive, reactive = vae.encode(videos).chunk(3)
+    fine = rearrange(mask[:, 0], "b t (h p) (w q) -> b (p q) t h w", p=8, q=8)
+    size = ((fine.shape[2] + 3) // 4, *fine.shape[3:])
+    coarse = F.interpolate(fine, size=size, mode="nearest-exact")
+    touched = fine.amax(1, keepdim=True)
+    groups = touched[:, :, 1:].unflatten(2, (-1, 4)).amax(3)
+    return {
+        "x": latents.bfloat16(),
+        "vace": torch.cat([inactive, reactive, coarse], dim=1).bfloat16(),
+        "mask": torch.cat([touched[:, :, :1], groups], dim=2),
+    }
+
+
+def stack(samples: list[Sample], rng: np.random.Generator, dropout: float, device: str) -> tuple[Tensor, ...]:
+    """(latents, VACE context, latent mask, ids, id mask) of a batch; words are dropped at random."""
+    prompts = []
+    for sample in samples:
+        words = [word for word in sample["words"] if rng.random() < 0.75]
+        prompts.append("" if rng.random() < dropout else " ".join(words))
+    ids, id_mask = TinyTokenizer()(prompts, return_mask=True)
+    tensors = [torch.stack([sample[key] for sample in samples]).to(device).float() for key in ("x", "vace", "mask")]
+    return *tensors, ids.to(device), id_mask.to(device)

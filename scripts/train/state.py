@@ -1,0 +1,81 @@
+"""Training states that travel: in float16 parts small enough to be sent, and from weights that were committed.
+
+Both leave the optimisers behind: who goes on from them starts with a warm-up.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffsynth_patches.tiny import read_config
+
+PART_BYTES = 15 * 2**20
+_DENOISER_PARTS = ("dit", "vace", "text_encoder")
+
+
+def write_parts(checkpoint: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[Path]:
+    """The checkpoint's weights and averaged weights as float16 in files NAME.0, NAME.1 ... of at most `part_bytes`."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    small = {key: _halved(state[key]) for key in ("model", "ema")}
+    buffer = io.BytesIO()
+    torch.save({**small, "step": state["step"], "used_s": state["used_s"], "cooled": state["cooled"]}, buffer)
+    content = buffer.getvalue()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{checkpoint.stem}.[0-9]"):
+        old.unlink()
+    paths = []
+    for index, start in enumerate(range(0, len(content), part_bytes)):
+        paths.append(folder / f"{checkpoint.stem}.{index}")
+        paths[-1].write_bytes(content[start : start + part_bytes])
+    return paths
+
+
+def read_parts(folder: Path, name: str, out: Path) -> Path:
+    """Puts the parts NAME.0, NAME.1 ... together as the checkpoint OUT/NAME.pt. FileNotFoundError without parts."""
+    parts = sorted(folder.glob(f"{name}.[0-9]"))
+    if not parts:
+        raise FileNotFoundError(f"{folder} holds no parts {name}.0, {name}.1 ...")
+    content = b"".join(part.read_bytes() for part in parts)
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return _write(out / f"{name}.pt", state)
+
+
+def from_weights(weights: Path, out: Path) -> list[Path]:
+    """Checkpoints at step 0 from a folder of float16 weights such as data/tiny.
+
+    dit.pt and ae-frozen.pt; ae.pt too when the autoencoder is the motion-compensated one, which alone is trained.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    denoiser = {f"{part}.{key}": value for part in _DENOISER_PARTS for key, value in _read(weights, part).items()}
+    autoencoder = {key.removeprefix("model."): value for key, value in _read(weights, "vae").items()}
+    paths = [_fresh(out / "dit.pt", denoiser)]
+    if read_config(weights).vae_motion:
+        paths.append(_fresh(out / "ae.pt", autoencoder))
+    torch.save(autoencoder, out / "ae-frozen.pt")
+    return [*paths, out / "ae-frozen.pt"]
+
+
+def _read(weights: Path, part: str) -> dict[str, Tensor]:
+    return {key: value.float() for key, value in load_file(weights / f"{part}.safetensors").items()}
+
+
+def _fresh(path: Path, model: dict[str, Tensor]) -> Path:
+    return _write(path, {"model": model, "ema": model, "step": 0, "used_s": 0.0, "cooled": False})
+
+
+def _write(path: Path, state: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
+    return path
+
+
+def _halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.half() for key, value in state.items()}

@@ -1,0 +1,146 @@
+"""A whole training of a toy shape by the commands, its resumption, and states that travel."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from diffsynth_patches.tiny import load_tiny_pipeline, read_config
+from scripts.train.__main__ import main
+from scripts.train.arrays import HELD_OUT, pack, prepare
+from scripts.train.export import read_log
+from scripts.train.loop import Means, checkpoint_steady
+from scripts.train.optim import schedule
+from scripts.train.state import read_parts, write_parts
+
+SHAPES = (((1, 5, 32, 48), 0.5), ((1, 1, 32, 48), 0.5))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    rng = np.random.default_rng(0)
+    for name in ("photo", "vtest"):
+        noise = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        (folder / "in").mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / "in" / f"{name}.png"), cv2.resize(noise, (400, 300)))
+    assert prepare([folder / "in"], folder / "data") == 1
+    return folder / "data"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small clips, a short PCA, and checkpoints after every step."""
+    from scripts.train import autoencoder, denoiser
+
+    start = autoencoder.pca_start
+    monkeypatch.setattr(autoencoder, "SHAPES", SHAPES)
+    monkeypatch.setattr(autoencoder, "pca_start", lambda model, sampler: start(model, sampler, clips=2))
+    monkeypatch.setattr(denoiser, "STAGES", ((0.0, SHAPES),))
+
+
+def run(command: str, data: Path, out: Path, minutes: float = 0.01) -> None:
+    main([command, "--data", str(data), "--out", str(out), "--minutes", str(minutes), "--perceptual", "0", "--small"])
+
+
+def steps(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["step"])
+
+
+def test_a_toy_model_is_trained_by_the_commands(data, quick, tmp_path):
+    run("ae", data, tmp_path)
+    main(["freeze", "--data", str(data), "--out", str(tmp_path), "--small"])
+    run("dit", data, tmp_path)
+    main(["export", "--out", str(tmp_path), "--to", str(tmp_path / "weights"), "--small"])
+    assert read_config(tmp_path / "weights").vae_motion
+    pipe = load_tiny_pipeline(weights_dir=tmp_path / "weights")
+    latents = pipe.vae.encode(torch.zeros(1, 3, 5, 32, 48), "cpu")
+    assert torch.isfinite(latents).all()
+    rows = read_log(tmp_path / "dit.jsonl")
+    assert "threads" in rows[0]["machine"]
+
+    before = steps(tmp_path / "ae.pt")
+    steady = steps(checkpoint_steady(tmp_path / "ae.pt"))
+    run("ae", data, tmp_path, minutes=0.02)
+    assert steps(tmp_path / "ae.pt") > before
+    # It was cooled down, so it went on from its last state at the full learning rate.
+    lines = map(json.loads, (tmp_path / "ae.jsonl").read_text().splitlines())
+    assert [row["step"] for row in lines if "machine" in row] == [0, steady]
+    assert steady < before
+
+    main(["restore", "--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "again")])
+    restored = torch.load(tmp_path / "again" / "dit.pt", weights_only=True)
+    assert restored["step"] == 0
+    run("dit", data, tmp_path / "again")
+    assert steps(tmp_path / "again" / "dit.pt") > 0
+
+
+def test_denoiser_without_a_frozen_autoencoder_is_refused(data, quick, tmp_path):
+    with pytest.raises(SystemExit, match=r"ae-frozen.pt is missing: train `ae` and run `freeze` first"):
+        run("dit", data, tmp_path)
+
+
+def test_held_out_names():
+    assert all(HELD_OUT.fullmatch(name) for name in ("vtest", "real", "masks", "camel_mask"))
+    assert not HELD_OUT.fullmatch("realism")
+
+
+def test_of_a_wallpaper_in_many_sizes_one_is_taken(tmp_path):
+    folder = tmp_path / "Kite" / "contents" / "images"
+    folder.mkdir(parents=True)
+    picture = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    for size in ("400x300", "320x240", "300x400"):
+        cv2.imwrite(str(folder / f"{size}.png"), picture)
+    assert prepare([tmp_path], tmp_path / "data") == 1
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["p_Kite_400x300_384.npy"]
+
+
+def test_packed_data_can_be_prepared_again(data, tmp_path):
+    assert pack(data, tmp_path / "pack") < 1
+    assert prepare([tmp_path / "pack"], tmp_path / "data") == 1
+    first, second = (np.load(next(folder.glob("*.npy"))) for folder in (data, tmp_path / "data"))
+    assert np.abs(first.astype(int) - second).mean() < 6
+
+
+def test_pack_refuses_what_does_not_fit(data, tmp_path):
+    with pytest.raises(ValueError, match="take fewer sources"):
+        pack(data, tmp_path, limit_mib=0.0001)
+
+
+def test_a_state_travels_in_parts(tmp_path):
+    weight = torch.linspace(-1, 1, 1000)
+    state = {"model": {"w": weight}, "ema": {"w": -weight}, "step": 7, "used_s": 60.0, "cooled": False}
+    torch.save(state, tmp_path / "dit.pt")
+    parts = write_parts(tmp_path / "dit.pt", tmp_path / "parts", part_bytes=1500)
+    assert len(parts) > 1
+    assert max(part.stat().st_size for part in parts) <= 1500
+    back = torch.load(read_parts(tmp_path / "parts", "dit", tmp_path / "there"), weights_only=True)
+    assert torch.equal(back["ema"]["w"], -weight.half())
+    assert (back["step"], back["used_s"]) == (7, 60.0)
+    with pytest.raises(FileNotFoundError, match="no parts ae.0"):
+        read_parts(tmp_path / "parts", "ae", tmp_path)
+
+
+def test_the_learning_rate_warms_up_after_every_start_and_cools_at_the_end():
+    assert schedule(0.5, 0, 10, 0.25) == pytest.approx(0.1)
+    assert schedule(0.5, 10, 10, 0.25) == 1
+    assert schedule(0.875, 100, 10, 0.25) == pytest.approx(0.5)
+    assert schedule(1.0, 100, 10, 0.25) == 0.02
+
+
+def test_means_start_anew_after_they_are_taken():
+    means = Means()
+    means.add({"a": 1.0})
+    means.add({"a": 3.0})
+    assert means.take() == {"a": 2.0}
+    means.add({"a": 5.0})
+    assert means.take() == {"a": 5.0}
+
+
+def test_a_log_resumed_from_a_checkpoint_replaces_what_came_after_it(tmp_path):
+    rows = [{"step": step, "used_s": used} for step, used in ((1, 10.0), (2, 20.0), (1, 12.0))]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [row["used_s"] for row in read_log(tmp_path / "x.jsonl")] == [10.0, 12.0]
