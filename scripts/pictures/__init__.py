@@ -1,0 +1,1 @@
+"""Makes what the repository shows: the example's files, and README's picture."""
