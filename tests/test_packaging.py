@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+import hetcache
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hetcache", "baselines", "diffsynth_patches")
 SOURCES = (*PACKAGES, "data", "setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
@@ -131,6 +133,12 @@ def test_the_wheel_holds_all_it_needs_and_claims_no_more_names(installed: Instal
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert tracked <= set(names), sorted(tracked - set(names))
+
+
+def test_the_changelog_names_this_version() -> None:
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert headings[1] == hetcache.__version__
 
 
 def imported(*names: str) -> set[str]:
