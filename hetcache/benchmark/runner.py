@@ -72,7 +72,7 @@ class Plan:
         baseline = store.run(self.cell(Method(BASELINE, BASELINE), case, seed), 0)
         if baseline is not None:
             return float(baseline["flops"]["run"])
-        return float(record["flops"]["uncached"]) * self.num_steps / record["config"]["num_steps"]
+        return float(record["flops"]["uncached"]) * self.num_steps / int(record["config"]["num_steps"])
 
     def groups(self) -> Iterator[tuple[int, Case, int]]:
         """(repeat, video, seed): what runs together, the baseline and all methods."""

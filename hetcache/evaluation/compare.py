@@ -18,6 +18,7 @@ from hetcache.evaluation.videos import (
     MIN_FRAMES,
     FewerFramesError,
     Source,
+    T,
     frames_of,
     inspect,
     masks_of,
@@ -132,7 +133,7 @@ def _measure(
     own = _video_meters(ready)
     with ExitStack() as stack:
 
-        def opened(stream: Generator[NDArray, None, None]) -> Generator[NDArray, None, None]:
+        def opened(stream: Generator[NDArray[T], None, None]) -> Generator[NDArray[T], None, None]:
             return stack.enter_context(closing(stream))
 
         frames = opened(frames_of(pred, pred.num_frames, size, "prediction"))

@@ -81,7 +81,7 @@ class VBenchRequest:
 def parse(description: str, argv: Sequence[str] | None = None) -> QualityRequest | VBenchRequest:
     """What is asked for; argparse ends the program for flags that cannot be read."""
     given = vars(_build_parser(description).parse_args(argv))
-    return {"quality": QualityRequest, "vbench": VBenchRequest}[given.pop("command")](**given)
+    return QualityRequest(**given) if given.pop("command") == "quality" else VBenchRequest(**given)
 
 
 def _build_parser(description: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ ROLES = ("pred", "gt", "reference")
 _CUT_OFF = re.compile(r"partial file|ended prematurely|truncat|moov atom not found", re.IGNORECASE)
 
 Size = tuple[int, int]
+T = TypeVar("T", bound=np.generic)
 
 
 class FewerFramesError(MetricError):
@@ -108,7 +110,7 @@ def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[Mask
         raise MetricError(f"mask {path}: has {found} frames, the video {count}; give a mask as long as the video")
 
 
-def take(frames: Iterator[NDArray], count: int) -> NDArray | None:
+def take(frames: Iterator[NDArray[T]], count: int) -> NDArray[T] | None:
     """The next `count` items (fewer at the end) as one array, or None when there are none."""
     items = list(islice(frames, count))
     return np.stack(items) if items else None

@@ -33,7 +33,7 @@ def psnr_by_frame(pred_THWC: Frames, other_THWC: Frames, regions: Regions) -> di
 def squared_error(a: Frame, b: Frame) -> NDArray[np.float64]:
     """Squared error (0 to 255^2) of one frame pair, uint8 [H, W, 3] -> [H, W], the mean over channels."""
     difference = np.subtract(a, b, dtype=np.int32)
-    return np.einsum("hwc,hwc->hw", difference, difference) / 3.0
+    return np.asarray(np.einsum("hwc,hwc->hw", difference, difference) / 3.0)
 
 
 def psnr_from_mse(mse: float) -> float:
