@@ -12,7 +12,7 @@ from hetcache.cli import UsageError, flag, parse
 
 if TYPE_CHECKING:
     from diffsynth_patches.run import EditResult
-    from hetcache.modes import RunContext
+    from hetcache.core.mode import RunContext
     from hetcache.run.editor import Editor
     from hetcache.run.job import Job
 
@@ -54,7 +54,7 @@ def run(args: Namespace, config: Any) -> int:
             print(table(job.mask_report.rows()))
         print("the mask is empty: there is nothing to plan" if args.plan else save_source(job, args.mode))
         return 0
-    context = job.context(config)
+    context = job.context(MODES[args.mode], config)
     print(table(plan_rows(job, context)))
     if args.plan:
         ready(args, config, job, context)

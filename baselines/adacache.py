@@ -10,15 +10,16 @@ MoReg multiplies c by the motion of R along frames, so that videos that move are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from hetcache.core.residual import StackResidualManager
+from hetcache.core.lead import Lead
+from hetcache.core.mode import Mode, RunContext
 from hetcache.core.settings import check_choices, setting
-from hetcache.core.velocity import SharedDecision
 from hetcache.core.vocabulary import BlockOps, Branch, Compute, Decision, Grid, Hidden, Schedule, Step
+
+if TYPE_CHECKING:
+    import torch
 
 MOTION_SCALE = 1 / 0.385
 MOTION_POWER = 8
@@ -79,83 +80,72 @@ def motion(residual_BND: torch.Tensor, grid: Grid) -> torch.Tensor:
     return (MOTION_SCALE * score) ** MOTION_POWER
 
 
-@dataclass
-class AdaRate:
-    """The shared rate of one video. The authors batch both CFG branches and so have one; here the branch that runs
-    first measures and the other follows. One host synchronisation per computed step, counted."""
+class AdaRate(Lead):
+    """The rate of one video. The authors batch both CFG branches and so have one; here the branch that runs first
+    measures its metric block, whose residual it keeps, and the other follows. One host synchronisation per computed
+    step."""
 
-    decisions: SharedDecision = field(default_factory=SharedDecision)
-    next_index: int = 0
-    rate: int = 1
-    metric: float | None = None
-    host_syncs: int = 0
-    rates: list[int] = field(default_factory=list)
-
-
-class AdaCacheManager(StackResidualManager):
-    """One CFG branch: its stack residual; the leading one also keeps the metric block's attention residual."""
-
-    def __init__(self, config: AdaCacheConfig, rate: AdaRate, branch: Branch) -> None:
+    def __init__(self, config: AdaCacheConfig) -> None:
         super().__init__()
+        self.rates: list[int] = []
         self._config = config
-        self._branch = branch
-        self._rate = rate
+        self._book = CODEBOOKS[config.adacache_codebook]
         self._step: Step | None = None
         self._grid: Grid | None = None
+        self._metric: float | None = None
+        self._rate = 1
         self._computed_index = 0
+        self._next_index = 0
         self._pending: torch.Tensor | None = None
         self._motion: torch.Tensor | None = None
+        self._residual_BND: torch.Tensor | None = None
+        self._nbytes = 0
 
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-
-    def decide(self, step: Step, hidden: Hidden) -> Decision:
+    def next(self, step: Step, hidden: Hidden) -> Decision:
         self._step, self._grid = step, hidden.grid
-        decisions = self._rate.decisions
-        if decisions.leads(self._branch):
-            decisions.set(step.index, self._next(step))
-        return decisions.get(step.index)
+        if self._pending is not None:
+            self._metric = self._pending.item()
+            self.host_syncs += 1
+            self._rate = self._book.rate(self._metric)
+            self.rates.append(self._rate)
+            self._next_index = self._computed_index + self._rate
+            self._pending = None
+        if step.is_first:
+            return Decision(Compute.FULL, "first step")
+        if step.index >= step.count - 2:
+            return Decision(Compute.FULL, "last two steps", self._metric)
+        if step.index < self._next_index:
+            return Decision(Compute.REUSE, f"rate {self._rate}", self._metric)
+        return Decision(Compute.FULL, f"rate {self._rate} has passed", self._metric)
 
-    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
-        if not self._rate.decisions.leads(self._branch) or not self._is_metric_block(ops):
+    def run_block(self, branch: Branch, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
+        if not self.leads(branch) or not self._is_metric_block(ops):
             return ops.full(x_BND)
         y_BND = ops.add_self_attn(x_BND, ops.self_attn(x_BND).out_BND)
         self._measure(y_BND - x_BND)
         y_BND = ops.add_cross_attn(y_BND, ops.cross_attn(y_BND))
         return ops.add_mlp(y_BND, ops.mlp(y_BND))
 
-    def notes(self) -> dict[str, Any]:
-        if not self._rate.decisions.leads(self._branch):
-            return {"decides": "follows the other branch"}
-        return {"host_syncs": self._rate.host_syncs, "rates": list(self._rate.rates)}
+    def release(self) -> None:
+        self._residual_BND = self._pending = self._motion = None
 
-    def _next(self, step: Step) -> Decision:
-        shared = self._rate
-        if self._pending is not None:
-            shared.metric = self._pending.item()
-            shared.host_syncs += 1
-            shared.rate = CODEBOOKS[self._config.adacache_codebook].rate(shared.metric)
-            shared.rates.append(shared.rate)
-            shared.next_index = self._computed_index + shared.rate
-            self._pending = None
-        if step.is_first:
-            return Decision(Compute.FULL, "first step")
-        if step.index >= step.count - 2:
-            return Decision(Compute.FULL, "last two steps", shared.metric)
-        if step.index < shared.next_index:
-            return Decision(Compute.REUSE, f"rate {shared.rate}", shared.metric)
-        return Decision(Compute.FULL, f"rate {shared.rate} has passed", shared.metric)
+    def cache_bytes(self, branch: Branch) -> int:
+        return self._nbytes if self.leads(branch) else 0
+
+    def notes(self, branch: Branch) -> dict[str, Any]:
+        notes = super().notes(branch)
+        return {**notes, "rates": list(self.rates)} if self.leads(branch) else notes
 
     def _measure(self, residual_BND: torch.Tensor) -> None:
         """Keep the metric on the device; it is read when the next step decides."""
-        assert self._step is not None and self._grid is not None
-        index = self._step.index
-        key = ("dit", 0, "metric")
-        if key in self.store:
-            old_BND, gap = self.store.get(*key), index - self._computed_index
+        assert self._step is not None
+        index, old_BND = self._step.index, self._residual_BND
+        if old_BND is not None:
+            gap = index - self._computed_index
             change = (residual_BND - old_BND).abs().sum() / old_BND.abs().sum().clamp_min(1e-12)
             self._pending = change / gap * self._moreg(residual_BND, gap)
-        self.store.put(*key, residual_BND)
+        self._residual_BND = residual_BND
+        self._nbytes = residual_BND.nbytes
         self._computed_index = index
 
     def _moreg(self, residual_BND: torch.Tensor, gap: int) -> torch.Tensor | float:
@@ -163,7 +153,7 @@ class AdaCacheManager(StackResidualManager):
         if not self._config.adacache_moreg or self._grid.frames < 2:
             return 1.0
         before, self._motion = self._motion, motion(residual_BND, self._grid)
-        book = CODEBOOKS[self._config.adacache_codebook]
+        book = self._book
         inside = book.moreg_from * self._step.count <= self._step.index < book.moreg_to * self._step.count
         if before is None or not inside:
             return 1.0
@@ -176,3 +166,10 @@ class AdaCacheManager(StackResidualManager):
         if layer is None:
             layer = int(ops.num_layers * METRIC_BLOCK)
         return ops.stack == "dit" and ops.layer == layer
+
+
+def lead(schedule: Schedule, config: AdaCacheConfig, context: RunContext) -> AdaRate:
+    return AdaRate(config)
+
+
+MODE = Mode("adacache", "reuse of steps by a block's residual change", "arXiv 2411.02397", AdaCacheConfig, lead=lead)

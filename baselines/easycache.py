@@ -8,16 +8,13 @@ conditional one, decides for both. One host synchronisation per step after the f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-import torch
-
+from hetcache.core.mode import MakeManager, Mode, RunContext
+from hetcache.core.residual import StackResidual
 from hetcache.core.settings import setting
-from hetcache.core.store import FeatureStore
-from hetcache.core.velocity import SharedDecision, VelocityRate
-from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Hidden, Step
-
-OFFSET = ("output", 0, "offset")
+from hetcache.core.velocity import VelocityLead
+from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
 
 
 @dataclass(frozen=True)
@@ -34,20 +31,20 @@ class EasyCacheConfig:
             raise ValueError(f"--easycache-first must be at least 1, not {self.easycache_first}")
 
 
-class EasyCacheRule:
-    """The rule's state for one video: the leading branch asks it, the other reads `decisions`."""
+class EasyCacheRule(VelocityLead):
+    """The rule's state for one video."""
 
-    def __init__(self) -> None:
-        self.rate = VelocityRate()
-        self.decisions = SharedDecision()
+    def __init__(self, config: EasyCacheConfig) -> None:
+        super().__init__()
+        self._config = config
         self._error = 0.0
 
-    def next(self, step: Step, config: EasyCacheConfig, latents: torch.Tensor) -> Decision:
-        change = self.rate.move(latents)
+    def next(self, step: Step, hidden: Hidden) -> Decision:
+        config, change = self._config, self.move(hidden.latents_BCFHW)
         if step.index < config.easycache_first or step.is_last or change is None:
             self._error = 0.0
             return Decision(Compute.FULL, "last step" if step.is_last else "first steps")
-        self._error += self.rate.read(change)
+        self._error += self.read(change)
         if self._error < config.easycache_thresh:
             return Decision(Compute.REUSE, "err < tau", self._error, config.easycache_thresh)
         decision = Decision(Compute.FULL, "err >= tau", self._error, config.easycache_thresh)
@@ -55,44 +52,19 @@ class EasyCacheRule:
         return decision
 
 
-class EasyCacheManager(CacheManager):
-    """One CFG branch: its own offset v - x, the leading branch's decisions."""
+def lead(schedule: Schedule, config: EasyCacheConfig, context: RunContext) -> EasyCacheRule:
+    return EasyCacheRule(config)
 
-    reuse_level = "velocity"
 
-    def __init__(self, config: EasyCacheConfig, rule: EasyCacheRule, branch: Branch) -> None:
-        self._config = config
-        self._rule = rule
-        self._branch = branch
-        self.store = FeatureStore()
+def cache(config: EasyCacheConfig, context: RunContext) -> MakeManager:
+    return partial(StackResidual, level="velocity")
 
-    def decide(self, step: Step, hidden: Hidden) -> Decision:
-        rule = self._rule
-        if rule.decisions.leads(self._branch):
-            rule.decisions.set(step.index, rule.next(step, self._config, hidden.latents_BCFHW))
-        return rule.decisions.get(step.index)
 
-    def reuse(self, hidden: Hidden) -> torch.Tensor:
-        return hidden.latents_BCFHW + self.store.get(*OFFSET)
-
-    def commit(
-        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
-    ) -> None:
-        latents = hidden.latents_BCFHW
-        self.store.put(*OFFSET, velocity - latents)
-        if self._rule.decisions.leads(self._branch):
-            self._rule.rate.observe(latents, velocity)
-
-    def release(self) -> None:
-        self.store.clear()
-        self._rule.rate.release()
-
-    @property
-    def cache_bytes(self) -> int:
-        shared = self._rule.rate.nbytes if self._rule.decisions.leads(self._branch) else 0
-        return self.store.peak_nbytes + shared
-
-    def notes(self) -> dict[str, Any]:
-        if not self._rule.decisions.leads(self._branch):
-            return {"decides": "follows the other branch"}
-        return {"host_syncs": self._rule.rate.host_syncs}
+MODE = Mode(
+    "easycache",
+    "reuse of steps by the output's measured rate of change",
+    "arXiv 2507.02860",
+    EasyCacheConfig,
+    lead=lead,
+    cache=cache,
+)

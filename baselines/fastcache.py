@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from hetcache.core.linear_maps import Layer, LinearMap, LinearMaps
+from hetcache.core.mode import MakeManager, Mode, RunContext
 from hetcache.core.settings import check_choices, setting
 from hetcache.core.store import FeatureStore
-from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Step
 
 FLOOR = 0.05
 BETA = (0.01, 0.5, -0.002, 0.00005)
@@ -90,8 +91,9 @@ class StepCount:
     binds: str = ""
 
 
-class FastCacheManager(CacheManager):
-    """One CFG branch: per block the reference input and the last residual."""
+class BlockGate(CacheManager):
+    """One CFG branch: per block the reference input and the last residual. The blocks decide, so that no decider is
+    asked."""
 
     def __init__(self, config: FastCacheConfig, maps: LinearMaps | None) -> None:
         self._config = config
@@ -103,10 +105,6 @@ class FastCacheManager(CacheManager):
         self._moving_share = 1.0
         self._binding: dict[str, int] = {}
         self.store = FeatureStore()
-
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        self._host_syncs, self._binding = 0, {}
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self._step, self._count = step, StepCount()
@@ -215,3 +213,15 @@ class FastCacheManager(CacheManager):
             old_BND = self.store.get(ops.stack, ops.layer, "input")
             self.store.put(ops.stack, ops.layer, "input", old_BND.index_copy(1, rows_A, x_BND.index_select(1, rows_A)))
         return y_BND
+
+
+def cache(config: FastCacheConfig, context: RunContext) -> MakeManager:
+    maps = None if config.fastcache_estimate == "residual" else context.calibration().linear_maps()
+    if maps is None and config.fastcache_estimate == "linear":
+        raise ValueError(
+            "--fastcache-estimate linear: no linear maps were fitted for this model: run python scripts/calibrate.py"
+        )
+    return lambda decider, branch: BlockGate(config, maps)
+
+
+MODE = Mode("fastcache", "statistical gates of blocks and tokens", "arXiv 2505.20353", FastCacheConfig, cache=cache)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hetcache.core.residual import StackResidualManager
+from hetcache.core.mode import Dial, Mode, RunContext
 from hetcache.core.settings import setting
-from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,16 @@ def plan_magcache(schedule: Schedule, config: MagCacheConfig, ratios: Sequence[f
     return decisions
 
 
-class MagCacheManager(StackResidualManager):
-    """One CFG branch with its own ratios."""
+def plan(schedule: Schedule, config: MagCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:
+    """Each branch has its own ratios."""
+    return plan_magcache(schedule, config, context.calibration().magnitude_ratios(branch))
 
-    def __init__(self, config: MagCacheConfig, ratios: Sequence[float]) -> None:
-        super().__init__()
-        self._config = config
-        self._ratios = ratios
-        self._decisions: list[Decision] = []
 
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        self._decisions = plan_magcache(schedule, self._config, self._ratios)
-
-    def decide(self, step: Step, hidden: Hidden) -> Decision:
-        return self._decisions[step.index]
+MODE = Mode(
+    "magcache",
+    "reuse of steps by the residual's calibrated magnitude",
+    "arXiv 2506.09045",
+    MagCacheConfig,
+    plan,
+    dial=Dial("magcache_thresh", 64.0),
+)

@@ -10,11 +10,12 @@ The paper's window is given in timesteps for schedules without shift. At shift 5
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from hetcache.core.drift import REUSED_BY_COMPOSITION
 from hetcache.core.flops import (
     ModelShape,
     cross_attention_flops,
@@ -22,9 +23,14 @@ from hetcache.core.flops import (
     repeated_step_flops,
     self_attention_flops,
 )
+from hetcache.core.lead import Decider
+from hetcache.core.mode import Dial, MakeManager, Mode, RunContext
 from hetcache.core.settings import setting
 from hetcache.core.store import FeatureStore
-from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,14 @@ class PabConfig:
 
 
 def plan_pab(schedule: Schedule, config: PabConfig) -> list[Decision]:
-    """What every step broadcasts, before the run. Steps that a composition skips are not counted."""
+    """What every step broadcasts, before the run. Steps that a composition skips are reused and not counted."""
     raw, num_steps = config.raw_window(), schedule.num_steps
     decisions: list[Decision] = []
     count = 0
     for index, timestep in enumerate(schedule.timesteps):
+        if index in schedule.skipped:
+            decisions.append(Decision(Compute.REUSE, REUSED_BY_COMPOSITION))
+            continue
         if raw is not None:
             inside = raw[0] < timestep < raw[1]
         else:
@@ -85,7 +94,7 @@ def plan_pab(schedule: Schedule, config: PabConfig) -> list[Decision]:
             decisions.append(Decision(Compute.PARTIAL, reason, cached_sublayers=cached))
         else:
             decisions.append(Decision(Compute.FULL, "computed in the window" if inside else "outside the window"))
-        count += index not in schedule.skipped
+        count += 1
     return decisions
 
 
@@ -103,26 +112,22 @@ def pab_step_flops(decision: Decision, config: PabConfig, shape: ModelShape, num
     return total
 
 
-class PabManager(CacheManager):
-    """One CFG branch: the last computed attention outputs of every block of both stacks."""
+class Broadcast(CacheManager):
+    """One CFG branch: the last computed attention outputs of every block of both stacks. Its decider has a plan, so
+    that only what the next computed step takes is kept."""
 
-    def __init__(self, config: PabConfig) -> None:
+    def __init__(self, config: PabConfig, decider: Decider, branch: Branch) -> None:
         self._config = config
-        self._decisions: list[Decision] = []
-        self._wanted: list[frozenset[str]] = []
+        self._decider = decider
+        self._branch = branch
+        self._wanted = _wanted_next(decider.decisions)
         self._step_index = 0
         self._broadcasts = dict.fromkeys(config.ranges, 0)
         self.store = FeatureStore()
 
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        self._decisions = plan_pab(schedule, self._config)
-        self._wanted = _wanted_next(self._decisions, schedule.skipped)
-        self._broadcasts = dict.fromkeys(self._config.ranges, 0)
-
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self._step_index = step.index
-        return self._decisions[step.index]
+        return self._decider.decide(self._branch, step, hidden)
 
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
         if not decision.cached_sublayers and not self._wanted[self._step_index]:
@@ -152,11 +157,37 @@ class PabManager(CacheManager):
         return out_BND
 
 
-def _wanted_next(decisions: list[Decision], skipped: frozenset[int]) -> list[frozenset[str]]:
+def _wanted_next(decisions: Sequence[Decision]) -> list[frozenset[str]]:
     """What the next computed step takes from the cache, per step: only that is kept."""
     wanted, following = [], frozenset[str]()
-    for index in reversed(range(len(decisions))):
+    for decision in reversed(decisions):
         wanted.append(following)
-        if index not in skipped:
-            following = decisions[index].cached_sublayers
+        if decision.compute is not Compute.REUSE:
+            following = decision.cached_sublayers
     return wanted[::-1]
+
+
+def plan(schedule: Schedule, config: PabConfig, context: RunContext, branch: Branch) -> list[Decision]:
+    return plan_pab(schedule, config)
+
+
+def cache(config: PabConfig, context: RunContext) -> MakeManager:
+    return partial(Broadcast, config)
+
+
+def partial_flops(
+    decision: Decision, config: PabConfig, context: RunContext, shape: ModelShape, num_tokens: int
+) -> int:
+    return pab_step_flops(decision, config, shape, num_tokens)
+
+
+MODE = Mode(
+    "pab",
+    "pyramid attention broadcast",
+    "arXiv 2408.12588",
+    PabConfig,
+    plan,
+    cache=cache,
+    dial=Dial("pab_self_range", 64, 1, whole=True),
+    partial_flops=partial_flops,
+)

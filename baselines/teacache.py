@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hetcache.core.drift import ChangeEstimator
-from hetcache.core.residual import StackResidualManager
+from hetcache.core.mode import Dial, Mode, RunContext
 from hetcache.core.settings import check_choices, setting
-from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
 
 FIRST_STEPS = {"e0": 5, "e": 1}
 LAST_STEPS = {"e0": 0, "e": 1}
@@ -63,19 +63,16 @@ def plan_teacache(schedule: Schedule, config: TeaCacheConfig, estimator: ChangeE
     return decisions
 
 
-class TeaCacheManager(StackResidualManager):
-    """One CFG branch: the plan and the residual of the last computed step."""
+def plan(schedule: Schedule, config: TeaCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:
+    return plan_teacache(schedule, config, context.calibration().rescale(config.teacache_signal))
 
-    def __init__(self, config: TeaCacheConfig, estimator: ChangeEstimator) -> None:
-        super().__init__()
-        self._config = config
-        self._estimator = estimator
-        self.vace_on_reuse = config.vace_on_reuse
-        self._decisions: list[Decision] = []
 
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        self._decisions = plan_teacache(schedule, self._config, self._estimator)
-
-    def decide(self, step: Step, hidden: Hidden) -> Decision:
-        return self._decisions[step.index]
+MODE = Mode(
+    "teacache",
+    "reuse of steps by the timestep embedding's change",
+    "arXiv 2411.19108",
+    TeaCacheConfig,
+    plan,
+    dial=Dial("cache_thresh", 64.0),
+    vace_on_reuse=lambda config: config.vace_on_reuse,
+)

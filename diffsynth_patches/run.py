@@ -13,12 +13,12 @@ from PIL import Image
 from diffsynth_patches.apply import patched
 from diffsynth_patches.forward import model_shape, static_schedule
 from hetcache.core.flops import ModelShape
+from hetcache.core.mode import ManagerFactory
 from hetcache.core.session import CacheSession, Observer, now_ms
 from hetcache.core.vocabulary import Schedule
 from hetcache.media.clip import Clip
 from hetcache.media.fill import push_pull_fill
 from hetcache.models import ModelInfo
-from hetcache.modes import ManagerFactory
 from hetcache.run.job import EditSettings
 
 GREY = 128

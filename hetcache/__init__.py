@@ -1,6 +1,6 @@
 """HetCache: diffusion video editing made fast without retraining (arXiv 2603.24260).
 
-`HetCache` and `TeaCache` are the managers, `enable_cache(pipe, mode, mask)` puts a mode on a DiffSynth pipeline,
+`HetCache` and `TeaCache` are the modes' records, `enable_cache(pipe, mode, mask)` puts a mode on a DiffSynth pipeline,
 `WanVideoPipeline` is DiffSynth's. Names load on first use, so `import hetcache` costs nothing.
 """
 
@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 __all__ = ["HetCache", "TeaCache", "WanVideoPipeline", "enable_cache"]
 
 _WHERE = {
-    "HetCache": ("hetcache.method.hetcache", "HetCacheManager"),
-    "TeaCache": ("baselines.teacache", "TeaCacheManager"),
+    "HetCache": ("hetcache.method.hetcache", "MODE"),
+    "TeaCache": ("baselines.teacache", "MODE"),
     "WanVideoPipeline": ("diffsynth.pipelines.wan_video", "WanVideoPipeline"),
     "enable_cache": ("hetcache.run.enable", "enable_cache"),
 }

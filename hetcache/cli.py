@@ -9,8 +9,9 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn
 
 from hetcache.cli_flags import add_input_flags, add_model_flags, add_output_flags, finite
+from hetcache.core.mode import Mode
 from hetcache.files import DATA, UserError
-from hetcache.modes import MODES, Mode
+from hetcache.modes import MODES
 
 EPILOG = """examples:
   python inference.py --mode hetcache

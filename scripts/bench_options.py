@@ -36,14 +36,13 @@ import hetcache.core.session as session_module
 from diffsynth_patches.compiled import compiled_regions
 from diffsynth_patches.loader import load_pipeline
 from diffsynth_patches.run import run_edit
-from hetcache.core.calibration import load_calibration
 from hetcache.core.guidance import GuidancePair
-from hetcache.core.tokens import classify
+from hetcache.core.mode import RunContext
 from hetcache.core.vocabulary import Compute, Grid
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
 from hetcache.models import MODELS
-from hetcache.modes import MODES, RunContext
+from hetcache.modes import MODES
 from hetcache.run.job import EditSettings
 
 OPTIONS = ("none", "cfg-batch", "compile", "fast-rope", "cfg-batch compile fast-rope")
@@ -105,8 +104,8 @@ def compare_example(args: argparse.Namespace, clock: Callable[[], float]) -> dic
     clip = read_clip(data / "real.mp4", data / "masks.mp4", args.frames, info.default_size(source.height, source.width))
     mode = MODES[args.example]
     config = mode.config(**mode.defaults)
-    classes = classify(torch.from_numpy(clip.mask_THW).to(args.device), getattr(config, "margin_width", None))
-    context = RunContext(classes, lambda: load_calibration(info.model_id))
+    mask_THW = torch.from_numpy(clip.mask_THW).to(args.device)
+    context = RunContext.of(mask_THW, info.model_id, mode.margin_width(config))
     times: dict[bool, list[float]] = {False: [], True: []}
     with patch.object(session_module, "now_ms", lambda: clock() * 1e3):
         for repeat in range(args.repeats):

@@ -31,7 +31,7 @@ from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses
 from hetcache.core.vocabulary import Branch, Compute, Grid, Schedule, Step
 from hetcache.method.hetcache import HetCacheConfig
-from hetcache.method.replay import ReplayHetCache
+from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 
 
@@ -126,7 +126,7 @@ class StepBench:
         context = rest.nonzero().squeeze(1).to(model.device)
         self.rows = rows
         selector = TokenSelector(TokenClasses(grid, rows, rows[:0], context), config.selection())
-        self.session = CacheSession(lambda branch: ReplayHetCache(config, selector, "FPR"))
+        self.session = CacheSession(replayed(config, selector, "FPR"))
         self.session.schedule = Schedule((500.0,) * 3)
         self.forward, self.device = CachedForward(model, self.session, **options), str(model.device)
         negative = {**kwargs, "positive": False, "context": -kwargs["context"]}

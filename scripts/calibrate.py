@@ -105,10 +105,10 @@ def measure(pipe: Any, info: ModelInfo, clips: list[Clip], args: argparse.Namesp
     """Run every clip uncached. Only the first clip's seed is `args.seed`."""
     measured = Measured({Branch.COND: [], Branch.UNCOND: []}, {})
 
-    def make_manager(branch: Branch) -> MeasuringManager:
+    def make_manager(branch: Branch, schedule: Schedule) -> MeasuringManager:
         run = BranchMeasurements()
         measured.branches[branch].append(run)
-        return MeasuringManager(run, measured.fits if args.rank > 0 else None)
+        return MeasuringManager(run, schedule, measured.fits if args.rank > 0 else None)
 
     for index, clip in enumerate(clips):
         settings = EditSettings(

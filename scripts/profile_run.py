@@ -34,18 +34,17 @@ from diffsynth_patches.loader import load_pipeline
 from diffsynth_patches.random_weights import SHAPES, WanShape, random_pipeline, steady_decisions
 from diffsynth_patches.run import run_edit
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
-from hetcache.core.calibration import load_calibration
 from hetcache.core.facts import hardware, package_versions
+from hetcache.core.mode import ManagerFactory, RunContext
 from hetcache.core.session import now_ms
-from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute
 from hetcache.files import write_json
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
-from hetcache.method.replay import ReplayHetCache
+from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from hetcache.models import MODELS
-from hetcache.modes import MODES, RunContext
+from hetcache.modes import MODES
 from hetcache.run.job import EditSettings
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -114,7 +113,6 @@ def timed_parts(clock: Clock) -> Iterator[None]:
 def time_manager(manager: Any, clock: Clock) -> Any:
     """The same manager with its methods timed."""
     parts = {
-        "begin": PLAN,
         "decide": PLAN,
         "hints": ROWS,
         "keep_hints": ROWS,
@@ -143,14 +141,14 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     now = cpu_ms if args.cpu_time else now_ms
     clock = Clock(now)
     start = now()
-    classes = classify(torch.from_numpy(clip.mask_THW).to(args.device), getattr(config, "margin_width", None))
-    classify_ms = now() - start
-    context = RunContext(classes, lambda: load_calibration(info.model_id))
-    make = mode.build(config, context) if not args.random_weights else replayed(config, classes, args.steps)
+    mask_THW = torch.from_numpy(clip.mask_THW).to(args.device)
+    context = RunContext.of(mask_THW, info.model_id, mode.margin_width(config))
+    classify_ms, classes = now() - start, context.classes
+    make = clock.wrap(replay(config, classes, args.steps) if args.random_weights else mode.build(config, context), PLAN)
     warm_up = EditSettings(info.prompt, info.negative_prompt, 1, info.cfg_scale, 5.0, 0)
     run_edit(pipe, info, clip, MODES["baseline"].build(MODES["baseline"].config(), context), warm_up)
     with timed_parts(clock), patch.object(session_module, "now_ms", now):
-        result = run_edit(pipe, info, clip, lambda branch: time_manager(make(branch), clock), settings)
+        result = run_edit(pipe, info, clip, lambda *run: time_manager(make(*run), clock), settings)
     loop_ms = result.session.stage_ms["denoise"]
     clock.ms[REST] = loop_ms - sum(clock.ms.values())
     trace = result.session.trace
@@ -176,10 +174,10 @@ def build_pipe(args: argparse.Namespace, prompts: tuple[str, ...]) -> Any:
     return random_pipeline(shape, args.device, getattr(torch, args.dtype), prompts, vae)
 
 
-def replayed(config: Any, classes: Any, num_steps: int) -> Callable[[Branch], Any]:
+def replay(config: Any, classes: Any, num_steps: int) -> ManagerFactory:
     selector = TokenSelector(classes, config.selection())
     letters = steady_decisions(config.rule(), num_steps)
-    return lambda branch: ReplayHetCache(config, selector, letters)
+    return replayed(config, selector, letters)
 
 
 def shares(profiled: dict[str, Any], args: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from diffsynth_patches.apply import patched
+from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheSession
-from hetcache.modes import MODES, RunContext
+from hetcache.modes import MODES
 
 
 def run(pipe, kwargs, make_manager):
@@ -14,6 +15,6 @@ def run(pipe, kwargs, make_manager):
     return video, session
 
 
-def baseline(branch):
+def baseline(branch, schedule):
     mode = MODES["baseline"]
-    return mode.build(mode.config(), RunContext(None, None))(branch)
+    return mode.build(mode.config(), RunContext.of(None, "none"))(branch, schedule)

@@ -6,10 +6,11 @@ import torch
 
 from diffsynth_patches.apply import patched
 from hetcache.core.drift import IDENTITY
+from hetcache.core.lead import Planned
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import classify
-from hetcache.core.vocabulary import Compute
-from hetcache.method.hetcache import HetCacheConfig, HetCacheManager
+from hetcache.core.vocabulary import Compute, Decision
+from hetcache.method.hetcache import CompactTokens, HetCacheConfig, plan_hetcache
 from hetcache.method.selector import TokenSelector
 
 # On the fixture's random time embedding e0 changes by some tenths a step: these give F, P and R in six steps.
@@ -21,18 +22,15 @@ def hetcache_session(mask_THW, decisions=None, **settings):
     classes = classify(torch.from_numpy(mask_THW), config.margin_width, 0)
     selector = TokenSelector(classes, config.selection())
 
-    class Scripted(HetCacheManager):
+    def scripted(branch, schedule):
         """HetCache with a given decision string, so that a test says which steps it means."""
+        plan = plan_hetcache(schedule, config, IDENTITY)
+        if decisions is not None:
+            by_letter = {compute.value: compute for compute in Compute}
+            plan = [Decision(by_letter[c], "scripted") for c, _ in zip(decisions, plan, strict=True)]
+        return CompactTokens(config, selector, Planned(plan), branch)
 
-        def begin(self, schedule):
-            super().begin(schedule)
-            if decisions is not None:
-                by_letter = {compute.value: compute for compute in Compute}
-                self._decisions = [
-                    type(d)(by_letter[c], "scripted") for c, d in zip(decisions, self._decisions, strict=True)
-                ]
-
-    return CacheSession(lambda branch: Scripted(config, selector, IDENTITY))
+    return CacheSession(scripted)
 
 
 def run(pipe, kwargs, session):

@@ -10,10 +10,11 @@ import torch
 from diffsynth_patches.apply import patched
 from hetcache.core.calibration import Calibration
 from hetcache.core.drift import Rescale
+from hetcache.core.mode import Mode, RunContext
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses, classify
 from hetcache.core.vocabulary import Branch, CacheManager, Decision
-from hetcache.modes import MODES, Mode, RunContext
+from hetcache.modes import MODES
 
 # Settings under which each mode skips something on a random network and a dozen steps.
 SKIPPING = {
@@ -85,7 +86,7 @@ def toy_calibration(num_steps: int = 50) -> Calibration:
 
 
 def context(recording: Recording) -> RunContext:
-    return RunContext(recording.classes, toy_calibration)
+    return RunContext.of(recording.classes, toy_calibration)
 
 
 def build(mode: Mode | str, recording: Recording, **settings: Any) -> Any:

@@ -56,9 +56,11 @@ def test_direction(name, path):
     if not name.startswith("diffsynth_patches") and name not in INTERIM:
         assert "diffsynth" not in tops
         assert "diffsynth_patches" not in tops
-    if name.startswith("baselines"):
-        assert "hetcache.modes" not in names
+    if name.startswith(("baselines", "hetcache.method")):
+        own = {n for n in names if n.startswith(("hetcache.", "baselines."))}
+        assert all(n.startswith(("hetcache.core", "hetcache.method", name)) for n in own)
         assert "hetcache.core.session" not in names
+        assert not name.startswith("baselines") or not any(n.startswith("hetcache.method") for n in own)
     if name in LAYERS:
         own = {n for n in names if n.startswith(("hetcache.", "baselines"))}
         assert {n for n in own if (ROOT / Path(*n.split("."))).with_suffix(".py").exists()} <= LAYERS[name]

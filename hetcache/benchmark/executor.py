@@ -19,16 +19,17 @@ from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.core.calibration import Calibration, load_calibration
 from hetcache.core.facts import hardware
+from hetcache.core.mode import ManagerFactory, RunContext
 from hetcache.core.session import Observer
-from hetcache.core.tokens import TokenClasses, classify
+from hetcache.core.tokens import TokenClasses
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
 from hetcache.method.hetcache import HetCacheConfig
-from hetcache.method.replay import ReplayHetCache
+from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from hetcache.models import ModelInfo
-from hetcache.modes import MODES, ManagerFactory, RunContext
+from hetcache.modes import MODES
 from hetcache.report.tokens import token_map
 from hetcache.run.job import EditSettings
 from hetcache.run.record import SCHEMA, session_facts, timing_s
@@ -140,19 +141,19 @@ class Bench:
     def _edit(self, case: Case, method: Method, edit: EditSettings, label: str) -> tuple[EditResult, TokenClasses]:
         clip, config, pipe = self.clip(case), method.config(), self._pipe()
         mask_THW = torch.from_numpy(clip.mask_THW).to(pipe.device)
-        classes = classify(mask_THW, getattr(config, "margin_width", None))
+        context = RunContext.of(mask_THW, self._load_calibration, MODES[method.mode].margin_width(config))
         with self._progress(edit.num_steps, label) as observe:
-            factory = self._factory(method, config, classes)
-            return run_edit(pipe, self._info, clip, factory, edit, observe), classes
+            factory = self._factory(method, config, context)
+            return run_edit(pipe, self._info, clip, factory, edit, observe), context.classes
 
-    def _factory(self, method: Method, config: Any, classes: TokenClasses) -> ManagerFactory:
+    def _factory(self, method: Method, config: Any, context: RunContext) -> ManagerFactory:
         letters = self._settings.decisions
         if letters is None or method.mode == BASELINE:
-            return MODES[method.mode].build(config, RunContext(classes, self._load_calibration))
+            return MODES[method.mode].build(config, context)
         if not isinstance(config, HetCacheConfig):
             raise ValueError(f"{method.mode}: its decisions come from the weights, and these are random")
-        selector = TokenSelector(classes, config.selection())
-        return lambda branch: ReplayHetCache(config, selector, letters)
+        selector = TokenSelector(context.classes, config.selection())
+        return replayed(config, selector, letters)
 
     def _load_calibration(self) -> Calibration:
         """Read once: a file that changes during a benchmark must not divide it into two."""

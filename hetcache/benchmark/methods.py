@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from hetcache.modes import MODES, Mode
+from hetcache.core.mode import Mode
+from hetcache.modes import MODES
 
 STEPS = "steps"
 BASELINE = "baseline"

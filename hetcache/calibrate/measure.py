@@ -34,14 +34,14 @@ class BranchMeasurements:
 class MeasuringManager(CacheManager):
     """Computes everything and records. `fits`, when given, collects rows of every block for FastCache's maps."""
 
-    def __init__(self, measured: BranchMeasurements, fits: dict[Layer, LinearFit] | None = None) -> None:
+    def __init__(
+        self, measured: BranchMeasurements, schedule: Schedule, fits: dict[Layer, LinearFit] | None = None
+    ) -> None:
+        measured.schedule = schedule
         self._measured = measured
         self._fits = fits
         self._residual: torch.Tensor | None = None
         self._step_index = 0
-
-    def begin(self, schedule: Schedule) -> None:
-        self._measured.schedule = schedule
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self._step_index = step.index

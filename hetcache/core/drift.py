@@ -96,6 +96,7 @@ class ChangeCurve:
 
 
 IDENTITY = Rescale((1.0, 0.0))
+REUSED_BY_COMPOSITION = "reused by the composition"
 
 
 def _horner(coefficients: Sequence[float], x: float) -> float:
@@ -172,7 +173,7 @@ def plan_levels(changes: Sequence[float], rule: LevelRule, skipped: frozenset[in
     for index, change in enumerate(changes):
         pending += change
         if index in skipped:
-            decisions.append(Decision(Compute.REUSE, "reused by the composition"))
+            decisions.append(Decision(Compute.REUSE, REUSED_BY_COMPOSITION))
             continue
         decisions.append(accumulator.next(pending))
         pending = 0.0

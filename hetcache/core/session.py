@@ -22,7 +22,7 @@ class CacheBudgetError(UserError):
 class CacheSession:
     """State of one video under one mode: a manager per CFG branch, the step cursor, the trace, the timings.
 
-    `make_manager(branch)` is called once per branch that really runs. Pass `session.steps` to the pipeline as
+    `make_manager(branch, schedule)` is called once per branch that really runs. Pass `session.steps` to the pipeline as
     `progress_bar_cmd`: the loop itself then says which step runs. `observer(step, records)` is called after
     every step. `budget_gib` bounds what the branches keep together. A session serves one run; a second one raises
     RuntimeError.
@@ -30,7 +30,7 @@ class CacheSession:
 
     def __init__(
         self,
-        make_manager: Callable[[Branch], CacheManager],
+        make_manager: Callable[[Branch, Schedule], CacheManager],
         observer: Observer | None = None,
         budget_gib: float | None = None,
     ) -> None:
@@ -47,12 +47,10 @@ class CacheSession:
         self.loop_end_ms = 0.0
 
     def manager(self, branch: Branch) -> CacheManager:
-        """The branch's manager, made at its first call and begun with this run's schedule."""
+        """The branch's manager, made at its first call for this run's schedule."""
         if branch not in self._managers:
             assert self.schedule is not None, "a manager is asked for inside the denoising loop only"
-            manager = self._make_manager(branch)
-            manager.begin(self.schedule)
-            self._managers[branch] = manager
+            self._managers[branch] = self._make_manager(branch, self.schedule)
         return self._managers[branch]
 
     def steps(self, timesteps: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -10,6 +10,9 @@ Key = tuple[str, int, str]
 RESIDUAL: Key = ("stack", 0, "residual")
 """Where every mode that reuses whole steps keeps R = x_out - x_in of the block stack."""
 
+OFFSET: Key = ("output", 0, "offset")
+"""Where a mode that reuses the model's output keeps v - x, x the raw latents."""
+
 
 class FeatureStore:
     """Tensors of one CFG branch, keyed by (stack, layer, slot), e.g. `("dit", 3, "k")`.

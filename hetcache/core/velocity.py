@@ -6,17 +6,21 @@ relative change over a step is then estimated as k * mean|x_t - x_t-1| / mean|v|
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-from hetcache.core.vocabulary import Branch, Decision
+from hetcache.core.lead import Lead
+from hetcache.core.vocabulary import Branch, Hidden
+
+if TYPE_CHECKING:
+    import torch
 
 
-class VelocityRate:
-    """The signal's state for one video. `change` needs one host synchronisation, counted in `host_syncs`."""
+class VelocityLead(Lead):
+    """The signal of one video; a rule on it adds `next`. Reading a change is one host synchronisation."""
 
     def __init__(self) -> None:
-        self.host_syncs = 0
-        self.nbytes = 0
+        super().__init__()
+        self._nbytes = 0
         self._previous: torch.Tensor | None = None
         self._computed: tuple[torch.Tensor, torch.Tensor] | None = None
         self._rate: torch.Tensor | None = None
@@ -33,36 +37,20 @@ class VelocityRate:
         self.host_syncs += 1
         return change.item()
 
-    def observe(self, latents: torch.Tensor, output: torch.Tensor) -> None:
-        """What a computed step gave: refreshes the rate, without a synchronisation."""
+    def observe(self, branch: Branch, hidden: Hidden, velocity: torch.Tensor) -> None:
+        """What a computed step of the leading branch gave: refreshes the rate, without a synchronisation."""
+        if not self.leads(branch):
+            return
+        latents = hidden.latents_BCFHW
         if self._computed is not None:
-            old_latents, old_output = self._computed
+            old_latents, old_velocity = self._computed
             moved = (latents - old_latents).abs().mean().clamp_min(1e-12)
-            self._rate = (output - old_output).abs().mean() / moved
-        self._computed = (latents, output)
-        self.nbytes = 3 * latents.nbytes
+            self._rate = (velocity - old_velocity).abs().mean() / moved
+        self._computed = (latents, velocity)
+        self._nbytes = 3 * latents.nbytes
 
     def release(self) -> None:
         self._previous = self._computed = self._rate = None
 
-
-class SharedDecision:
-    """One decision per step for both CFG branches: the branch that runs first leads, the other follows."""
-
-    def __init__(self) -> None:
-        self.leader: Branch | None = None
-        self._decision: tuple[int, Decision] | None = None
-
-    def leads(self, branch: Branch) -> bool:
-        """The first branch that asks is the leader for the whole video."""
-        if self.leader is None:
-            self.leader = branch
-        return self.leader is branch
-
-    def set(self, step_index: int, decision: Decision) -> Decision:
-        self._decision = (step_index, decision)
-        return decision
-
-    def get(self, step_index: int) -> Decision:
-        assert self._decision is not None and self._decision[0] == step_index, "the leading branch runs every step"
-        return self._decision[1]
+    def cache_bytes(self, branch: Branch) -> int:
+        return self._nbytes if self.leads(branch) else 0

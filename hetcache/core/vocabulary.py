@@ -170,16 +170,14 @@ class BlockOps(Protocol):
 class CacheManager:
     """State and decisions of one mode for one CFG branch of one video. Only `decide` is mandatory.
 
-    The manager never holds the pipeline, the model or the other branch's manager. `reuse_level` says what `reuse`
-    returns: `tokens` (the hidden states after the block stack) or `velocity` (the model output itself).
-    `vace_on_reuse` runs the VACE blocks on reused steps and drops their result, as DiffSynth's own cache does.
+    It is made complete, once the run's schedule is known, and never holds the pipeline, the model or the other
+    branch's manager. `reuse_level` says what `reuse` returns: `tokens` (the hidden states after the block stack) or
+    `velocity` (the model output itself). `vace_on_reuse` runs the VACE blocks on reused steps and drops their result,
+    as DiffSynth's own cache does.
     """
 
     reuse_level: str = "tokens"
     vace_on_reuse: bool = False
-
-    def begin(self, schedule: Schedule) -> None:
-        """Called once before the first step; a new schedule starts with empty state."""
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         raise NotImplementedError

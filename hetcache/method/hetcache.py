@@ -6,17 +6,21 @@ This file composes the pure parts: `drift` decides, `selector` picks tokens, `st
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hetcache.core.drift import ChangeEstimator, LevelRule, plan_levels
-from hetcache.core.flops import ModelShape, cache_bytes, velocity_bytes
+from hetcache.core.flops import ModelShape, cache_bytes, partial_step_flops, velocity_bytes
+from hetcache.core.lead import Decider
+from hetcache.core.mode import Dial, MakeManager, Mode, NotPlannable, RunContext
 from hetcache.core.settings import check_choices, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.method.output_drift import OutputDrift
 from hetcache.method.selector import SelectionConfig, TokenSelector
+
+if TYPE_CHECKING:
+    import torch
 
 VELOCITY = ("output", 0, "velocity")
 
@@ -113,6 +117,14 @@ class HetCacheConfig:
         cached_kv, vace_rows = self.context_kv == "cached", self.partial_vace == "rows"
         return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value) + signal
 
+    def lighter(self) -> list[tuple[str, HetCacheConfig]]:
+        """(what is given up, the config without it): quality or speed for memory, in this order."""
+        sampled = replace(self, context_kv="sampled", partial_vace="rows")
+        return [
+            ("partial steps attend among the computed tokens alone, without cached K, V and hints", sampled),
+            ("no partial steps, as with --whole-steps-only", replace(sampled, whole_steps_only=True)),
+        ]
+
 
 def plan_hetcache(
     schedule: Schedule, config: HetCacheConfig, estimator: ChangeEstimator, rule: LevelRule | None = None
@@ -121,46 +133,25 @@ def plan_hetcache(
     return plan_levels(estimator.changes(schedule, "e0"), rule or config.rule(), schedule.skipped)
 
 
-class HetCacheManager(CacheManager):
+class CompactTokens(CacheManager):
     """One CFG branch of HetCache. The selector is shared with the other branch, the store is not."""
 
     def __init__(
-        self,
-        config: HetCacheConfig,
-        selector: TokenSelector,
-        estimator: ChangeEstimator | None,
-        rule: LevelRule | None = None,
-        drift: OutputDrift | None = None,
-        branch: Branch = Branch.COND,
+        self, config: HetCacheConfig, selector: TokenSelector, decider: Decider, branch: Branch, reuses: bool = True
     ) -> None:
-        """`rule` replaces the config's (a composition's token part never reuses); with `drift` the decisions come
-        from the run itself and no `estimator` is needed."""
+        """`reuses` False: the decider never reuses a step, so nothing is kept for that."""
         self.config = config
         self.selector = selector
         self.store = FeatureStore()
-        self._estimator = estimator
-        self._rule = rule or config.rule()
-        self._drift = drift
-        self._branch = branch
-        self.vace_on_reuse = config.vace_on_reuse
         self.reuse_level = "velocity" if config.whole_steps_only else "tokens"
-        self._decisions: list[Decision] = []
+        self._decider = decider
+        self._branch = branch
+        self._reuses = reuses
         self._step_index = 0
-
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        if self._drift is not None:
-            self._drift.begin(schedule)
-            return
-        assert self._estimator is not None
-        self._decisions = plan_hetcache(schedule, self.config, self._estimator, self._rule)
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self._step_index = step.index
-        if self._drift is not None:
-            decision = self._drift.decide(self._branch, step, hidden.latents_BCFHW)
-        else:
-            decision = self._decisions[step.index]
+        decision = self._decider.decide(self._branch, step, hidden)
         if decision.compute is not Compute.PARTIAL:
             return decision
         return replace(decision, plan=self.selector.plan(step.index))
@@ -209,25 +200,22 @@ class HetCacheManager(CacheManager):
         self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
     ) -> None:
         if self.config.whole_steps_only:
-            if self._rule.reuses:
+            if self._reuses:
                 self.store.put(*VELOCITY, velocity)
         elif decision.compute is Compute.FULL:
             self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
-        if self._drift is not None:
-            self._drift.observe(self._branch, hidden.latents_BCFHW, velocity)
+        self._decider.observe(self._branch, hidden, velocity)
 
     def release(self) -> None:
         self.store.clear()
-        if self._drift is not None:
-            self._drift.rate.release()
+        self._decider.release()
 
     @property
     def cache_bytes(self) -> int:
-        leads = self._drift is not None and self._drift.decisions.leader is self._branch
-        return self.store.peak_nbytes + (self._drift.rate.nbytes if leads and self._drift is not None else 0)
+        return self.store.peak_nbytes + self._decider.cache_bytes(self._branch)
 
     def notes(self) -> dict[str, Any]:
-        return {} if self._drift is None else {"host_syncs": self._drift.rate.host_syncs}
+        return self._decider.notes(self._branch)
 
     def _caches_kv(self, stack: str) -> bool:
         if self.config.context_kv == "sampled" or self.config.whole_steps_only:
@@ -242,3 +230,61 @@ class HetCacheManager(CacheManager):
     def _observe(self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor) -> None:
         if self.selector.wants_evidence(self._step_index):
             self.selector.observe(self._step_index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)
+
+
+def plan(
+    schedule: Schedule, config: HetCacheConfig, context: RunContext, branch: Branch, reuses: bool = True
+) -> list[Decision]:
+    """Raises NotPlannable for `signal` output."""
+    if config.signal == "output":
+        raise NotPlannable("--signal output decides from the run itself, so there is no plan before it")
+    rule = replace(config.rule(), reuses=reuses)
+    return plan_hetcache(schedule, config, context.calibration().estimator(), rule)
+
+
+def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses: bool = True) -> OutputDrift | None:
+    return OutputDrift(replace(config.rule(), reuses=reuses), schedule) if config.signal == "output" else None
+
+
+def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:
+    return partial(CompactTokens, config, TokenSelector(context.classes, config.selection()), reuses=reuses)
+
+
+def partial_flops(
+    decision: Decision, config: HetCacheConfig, context: RunContext, shape: ModelShape, num_tokens: int
+) -> int:
+    num_active = TokenSelector(context.classes, config.selection()).num_active
+    return partial_step_flops(
+        shape, num_tokens, num_active, config.context_kv == "cached", config.partial_vace == "rows"
+    )
+
+
+def _bytes_of_tokens(config: HetCacheConfig, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
+    return 0 if config.whole_steps_only else config.cache_bytes(shape, num_tokens, bytes_per_value)
+
+
+MODE = Mode(
+    "hetcache",
+    "heterogeneous caching of steps and tokens",
+    "arXiv 2603.24260",
+    HetCacheConfig,
+    plan,
+    lead,
+    cache,
+    Dial("cache_thresh", 64.0),
+    partial_flops,
+    HetCacheConfig.cache_bytes,
+    HetCacheConfig.lighter,
+    margin_width=lambda config: config.margin_width,
+    needs_mask=True,
+    vace_on_reuse=lambda config: config.vace_on_reuse,
+)
+
+TOKENS = replace(
+    MODE,
+    plan=partial(plan, reuses=False),
+    lead=partial(lead, reuses=False),
+    cache=partial(cache, reuses=False),
+    cache_bytes=_bytes_of_tokens,
+)
+"""HetCache's token part alone: full and partial steps, for a composition that decides the reuses."""

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-
-import torch
+from typing import Any
 
 from hetcache.core.drift import LevelAccumulator, LevelRule
-from hetcache.core.velocity import SharedDecision, VelocityRate
-from hetcache.core.vocabulary import Branch, Decision, Schedule, Step
+from hetcache.core.velocity import VelocityLead
+from hetcache.core.vocabulary import Branch, Decision, Hidden, Schedule, Step
 
 
-class OutputDrift:
-    """One per video: the branch that runs first measures and decides, the other follows. One host synchronisation
-    per step, counted in `rate.host_syncs`; the plan is not known before the run."""
+class OutputDrift(VelocityLead):
+    """One per video and schedule; one host synchronisation per step, and no plan before the run."""
 
-    def __init__(self, rule: LevelRule) -> None:
-        self._rule = rule
-        self._accumulator: LevelAccumulator | None = None
-        self.rate = VelocityRate()
-        self.decisions = SharedDecision()
+    def __init__(self, rule: LevelRule, schedule: Schedule) -> None:
+        super().__init__()
+        self._accumulator = LevelAccumulator(rule, schedule.num_steps - len(schedule.skipped))
 
-    def begin(self, schedule: Schedule) -> None:
-        if self._accumulator is None:
-            self._accumulator = LevelAccumulator(self._rule, schedule.num_steps - len(schedule.skipped))
-
-    def decide(self, branch: Branch, step: Step, latents: torch.Tensor) -> Decision:
+    def next(self, step: Step, hidden: Hidden) -> Decision:
         """A step whose change cannot be estimated yet, because fewer than two were computed, is full."""
-        assert self._accumulator is not None
-        if self.decisions.leads(branch):
-            change = self.rate.move(latents)
-            if change is None:
-                decision = self._accumulator.next(math.inf)
-                reason = decision.reason if decision.signal is None else "no rate yet"
-                decision = replace(decision, reason=reason, signal=None, threshold=None)
-            else:
-                decision = self._accumulator.next(self.rate.read(change))
-            self.decisions.set(step.index, decision)
-        return self.decisions.get(step.index)
+        change = self.move(hidden.latents_BCFHW)
+        if change is not None:
+            return self._accumulator.next(self.read(change))
+        decision = self._accumulator.next(math.inf)
+        reason = decision.reason if decision.signal is None else "no rate yet"
+        return replace(decision, reason=reason, signal=None, threshold=None)
 
-    def observe(self, branch: Branch, latents: torch.Tensor, velocity: torch.Tensor) -> None:
-        if self.decisions.leads(branch):
-            self.rate.observe(latents, velocity)
+    def notes(self, branch: Branch) -> dict[str, Any]:
+        """The video's count, in both branches."""
+        return {"host_syncs": self.host_syncs}

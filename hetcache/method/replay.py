@@ -5,9 +5,10 @@ With random weights no signal means anything, but the cost of a decision sequenc
 
 from __future__ import annotations
 
-from hetcache.core.drift import IDENTITY
-from hetcache.core.vocabulary import Compute, Decision, Schedule
-from hetcache.method.hetcache import HetCacheConfig, HetCacheManager
+from hetcache.core.lead import Planned
+from hetcache.core.mode import ManagerFactory
+from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
+from hetcache.method.hetcache import CompactTokens, HetCacheConfig
 from hetcache.method.selector import TokenSelector
 
 
@@ -19,15 +20,13 @@ def parse_decisions(letters: str) -> list[Decision]:
     return [Decision(by_letter[letter], "replayed") for letter in letters]
 
 
-class ReplayHetCache(HetCacheManager):
-    """`HetCacheManager` whose decisions are those of `letters`, one per step."""
+def replayed(config: HetCacheConfig, selector: TokenSelector, letters: str) -> ManagerFactory:
+    """The managers of one video whose decisions are those of `letters`, one per step."""
 
-    def __init__(self, config: HetCacheConfig, selector: TokenSelector, letters: str) -> None:
-        super().__init__(config, selector, IDENTITY)
-        self._letters = letters
+    def make(branch: Branch, schedule: Schedule) -> CompactTokens:
+        decisions = parse_decisions(letters)
+        if len(decisions) != schedule.num_steps:
+            raise ValueError(f"{len(decisions)} decisions for a run of {schedule.num_steps} steps")
+        return CompactTokens(config, selector, Planned(decisions), branch)
 
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        self._decisions = parse_decisions(self._letters)
-        if len(self._decisions) != schedule.num_steps:
-            raise ValueError(f"{len(self._decisions)} decisions for a run of {schedule.num_steps} steps")
+    return make

@@ -1,23 +1,13 @@
-"""The memory budget of a cache: what a mode gives up, in which order, before it keeps more than it may."""
+"""The memory budget of a cache: what a mode gives up, in its own order, before it keeps more than it may."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hetcache.core.flops import ModelShape
-from hetcache.modes import Mode
+from hetcache.core.mode import Mode
 
 GIB = 2**30
-
-ORDER: tuple[tuple[str, dict[str, Any]], ...] = (
-    (
-        "partial steps attend among the computed tokens alone, without cached K, V and hints",
-        {"context_kv": "sampled", "partial_vace": "rows"},
-    ),
-    ("no partial steps, as with --whole-steps-only", {"whole_steps_only": True}),
-)
-"""HetCache gives up quality or speed for memory in this order."""
 
 
 def fit_to_budget(
@@ -31,8 +21,8 @@ def fit_to_budget(
 ) -> tuple[Any, list[str]]:
     """(config, what was given up and why) such that all branches together keep at most `budget_gib`.
 
-    A mode that cannot do with less is returned as it is: the session stops it when it passes the budget. Raises
-    ValueError when even the last resort needs more.
+    A mode that cannot do with less memory is returned as it is: the session stops it when it passes the budget.
+    Raises ValueError when even the last resort needs more.
     """
     if mode.cache_bytes is None:
         return config, []
@@ -42,11 +32,10 @@ def fit_to_budget(
         return num_branches * mode.cache_bytes(candidate, shape, num_tokens, bytes_per_value) / GIB
 
     reasons: list[str] = []
-    for given_up, changes in ORDER:
+    for given_up, smaller in mode.lighter(config):
         needed = needed_gib(config)
         if needed <= budget_gib:
             return config, reasons
-        smaller = replace(config, **changes)
         if smaller != config:
             reasons.append(f"{given_up} ({needed:.4g} GiB would be over --cache-budget-gib {budget_gib:g})")
             config = smaller

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from baselines.teacache import TeaCacheConfig, plan_teacache
-from hetcache.core.drift import ChangeEstimator
+from baselines import teacache
+from baselines.teacache import TeaCacheConfig
+from hetcache.core.flops import ModelShape
+from hetcache.core.mode import ONE_STEP, ManagerFactory, Mode, RunContext
 from hetcache.core.store import RESIDUAL, FeatureStore
-from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+
+if TYPE_CHECKING:
+    import torch
 
 
 def composed_config(base: type) -> type:
@@ -44,24 +47,17 @@ def merge_plans(outer: Sequence[Decision], base: Sequence[Decision]) -> list[Dec
 class ComposedManager(CacheManager):
     """One CFG branch: TeaCache's residual of the whole stack around the base's own manager."""
 
-    def __init__(self, base: CacheManager, config: TeaCacheConfig, estimator: ChangeEstimator) -> None:
+    def __init__(self, base: CacheManager, outer: Sequence[Decision]) -> None:
+        """`outer` is TeaCache's plan, of which the base was told the reused steps."""
         self.base = base
-        self._config = config
-        self._estimator = estimator
-        self._outer: list[Decision] = []
-        self._outer_reuses = False
-        self.vace_on_reuse = config.vace_on_reuse
         self.store = FeatureStore()
+        self._outer = outer
+        self._outer_reuses = False
 
     @property
     def reuse_level(self) -> str:  # type: ignore[override]
         """Tokens on TeaCache's reuses, the base's own level on the base's."""
         return "tokens" if self._outer_reuses else self.base.reuse_level
-
-    def begin(self, schedule: Schedule) -> None:
-        self.store.clear()
-        self._outer = plan_teacache(schedule, self._config, self._estimator)
-        self.base.begin(replace(schedule, skipped=schedule.skipped | skipped_steps(self._outer)))
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         outer = self._outer[step.index]
@@ -104,3 +100,58 @@ class ComposedManager(CacheManager):
 
     def notes(self) -> dict[str, Any]:
         return self.base.notes()
+
+
+@dataclass(frozen=True)
+class ComposedMode(Mode):
+    """A mode whose managers are TeaCache's around those of `base`."""
+
+    base: Mode | None = None
+
+    def build(self, config: Any, context: RunContext) -> ManagerFactory:
+        assert self.base is not None
+        make_base = self.base.build(config, context)
+        teacache.plan(ONE_STEP, config, context, Branch.COND)
+
+        def make(branch: Branch, schedule: Schedule) -> CacheManager:
+            outer = teacache.plan(schedule, config, context, branch)
+            manager = ComposedManager(make_base(branch, without(schedule, outer)), outer)
+            manager.vace_on_reuse = self.vace_on_reuse(config)
+            return manager
+
+        return make
+
+
+def without(schedule: Schedule, outer: Sequence[Decision]) -> Schedule:
+    """The schedule that the base decides on: TeaCache's reuses are skipped."""
+    return replace(schedule, skipped=schedule.skipped | skipped_steps(outer))
+
+
+def with_teacache(base: Mode) -> Mode:
+    """`<base>_teacache`: TeaCache decides which steps are reused, otherwise the base decides."""
+
+    def plan(schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> list[Decision]:
+        assert base.plan is not None
+        outer = teacache.plan(schedule, config, context, branch)
+        return merge_plans(outer, base.plan(without(schedule, outer), config, context, branch))
+
+    def with_residual(config: Any, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
+        assert base.cache_bytes is not None
+        residual = num_tokens * shape.dim * bytes_per_value
+        return residual + base.cache_bytes(config, shape, num_tokens, bytes_per_value)
+
+    return ComposedMode(
+        f"{base.name}_teacache",
+        f"{base.title}, on the steps that TeaCache computes",
+        f"{base.paper} with {teacache.MODE.paper}",
+        composed_config(base.config),
+        plan if base.plan is not None else None,
+        dial=teacache.MODE.dial,
+        partial_flops=base.partial_flops,
+        cache_bytes=with_residual if base.cache_bytes is not None else None,
+        lighter=base.lighter,
+        margin_width=base.margin_width,
+        needs_mask=base.needs_mask,
+        vace_on_reuse=teacache.MODE.vace_on_reuse,
+        base=base,
+    )

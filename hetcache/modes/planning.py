@@ -21,8 +21,8 @@ from hetcache.core.flops import (
     vace_embedding_flops,
     vace_projection_flops,
 )
+from hetcache.core.mode import Dial, Mode, NotPlannable, RunContext
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
-from hetcache.modes import Dial, Mode, NotPlannable, RunContext
 
 GUIDED = (Branch.COND, Branch.UNCOND)
 FIRST_GUESS = 1e-3
@@ -167,7 +167,7 @@ def _call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext
         return repeated_step_flops(shape, num_tokens)
     if decision.compute is Compute.REUSE:
         total = outside_flops(shape, num_tokens)
-        if getattr(config, "vace_on_reuse", False) and shape.num_vace_layers:
+        if mode.vace_on_reuse(config) and shape.num_vace_layers:
             total += shape.num_vace_layers * block_flops(shape, num_tokens, num_tokens)
             total += vace_projection_flops(shape, num_tokens)
         return total

@@ -13,11 +13,11 @@ from diffsynth_patches import loader
 from diffsynth_patches.loader import VramOptions
 from diffsynth_patches.run import EditResult, run_edit, schedule_of, tile_vae
 from hetcache.core.flops import ModelShape
+from hetcache.core.mode import Mode, RunContext
 from hetcache.core.session import now_ms
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
-from hetcache.modes import Mode, RunContext
 from hetcache.modes.budget import GIB, fit_to_budget
 from hetcache.run.job import EditSettings, Job
 from hetcache.run.progress import StepBar

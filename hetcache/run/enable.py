@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from diffsynth_patches.apply import patched
-from hetcache.core.calibration import load_calibration
+from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheSession
-from hetcache.core.tokens import classify
-from hetcache.modes import MODES, RunContext
+from hetcache.modes import MODES
 
 
 @contextmanager
@@ -36,8 +35,7 @@ def enable_cache(
     chosen = MODES[mode]
     config = chosen.config(**{**dict(chosen.defaults), **settings})
     mask_THW = torch.as_tensor(np.asarray(mask)).to(pipe.device)
-    classes = classify(mask_THW, getattr(config, "margin_width", None))
-    context = RunContext(classes, lambda: load_calibration(model_id))
+    context = RunContext.of(mask_THW, model_id, chosen.margin_width(config))
     session = CacheSession(chosen.build(config, context))
     with patched(pipe, session):
         yield session

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from hetcache.core.calibration import load_calibration
-from hetcache.core.tokens import classify
+from hetcache.core.mode import Mode, RunContext
 from hetcache.media.clip import Clip, check_frame_count, check_side, take_clip
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.mask_clinic import MaskReport, examine
@@ -21,7 +20,6 @@ from hetcache.media.source import Source
 from hetcache.media.windows import Window
 from hetcache.media.write import check_writable
 from hetcache.models import ModelInfo, choose_model, model_info
-from hetcache.modes import RunContext
 from hetcache.run.job_input import input_options, plan_length
 
 
@@ -67,12 +65,11 @@ class Job:
     feather_px: int
     mask_report: MaskReport | None = None
 
-    def context(self, config: Any, clip: Clip | None = None) -> RunContext:
+    def context(self, mode: Mode, config: Any, clip: Clip | None = None) -> RunContext:
         """Token classes of a clip (the first window's; with the mode's margin width) and the model's calibration, on
         demand."""
         mask_THW = torch.from_numpy((clip or self.clip).mask_THW).to(self.device)
-        classes = classify(mask_THW, getattr(config, "margin_width", None))
-        return RunContext(classes, lambda: load_calibration(self.info.model_id))
+        return RunContext.of(mask_THW, self.info.model_id, mode.margin_width(config))
 
 
 def prepare(args: Namespace) -> Job:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from hetcache.core.mode import Mode
 from hetcache.media.clip import Clip
 from hetcache.media.windows import Frames, Window, given_known, join
-from hetcache.modes import Mode
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.long_clip import WindowReader, finished_frames
@@ -56,7 +56,7 @@ def edit_window(
         return join(known_KHWC, frames_THWC), {**facts, "skipped": "the mask is empty in its new frames"}
     editor, config = ready()
     given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW)
-    context = job.context(config, given)
+    context = job.context(mode, config, given)
     result = editor.edit(given, mode, config, context, job.settings, label)
     measured = session_facts(result.session, result.shape, context.classes)
     del measured["steps"]

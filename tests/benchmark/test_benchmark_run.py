@@ -123,7 +123,7 @@ def test_fresh_runs_everything_again_and_a_failure_is_exit_code_1(clip, toy, tmp
     def broken(config, context):
         raise RuntimeError("no luck")
 
-    monkeypatch.setitem(MODES, "pab", type(MODES["pab"])(**{**vars(MODES["pab"]), "build": broken}))
+    monkeypatch.setitem(MODES, "pab", type(MODES["pab"])(**{**vars(MODES["pab"]), "cache": broken}))
     assert benchmark.main(words(clip, toy, tmp_path, "--fresh", "--modes", "pab")) == 1
     shown = capsys.readouterr().out
     assert "finished before" not in shown

@@ -10,7 +10,7 @@ import pytest
 import torch
 from replay import build, record, replay
 
-from baselines.fastcache import FastCacheConfig, FastCacheManager
+from baselines.fastcache import BlockGate, FastCacheConfig
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
 from hetcache.core.calibration import CalibrationError, load_calibration
@@ -134,7 +134,7 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
     expected, _ = replay(recording, build("baseline", recording))
     measured = {branch: BranchMeasurements() for branch in Branch}
     fits: dict = {}
-    outputs, _ = replay(recording, lambda branch: MeasuringManager(measured[branch], fits))
+    outputs, _ = replay(recording, lambda branch, schedule: MeasuringManager(measured[branch], schedule, fits))
     assert all(torch.equal(outputs[key], expected[key]) for key in expected)
     for run in measured.values():
         assert len(run.change) == len(run.magnitude) == 5
@@ -143,7 +143,7 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
     assert sorted(fits) == [("dit", 0), ("dit", 1), ("dit", 2), ("dit", 3), ("vace", 0), ("vace", 1)]
     maps = LinearMaps("test", {layer: fit.solve(16) for layer, fit in fits.items()})
     assert all(fits[layer].unexplained(fitted) < 0.5 for layer, fitted in maps.layers.items())
-    outputs, session = replay(recording, lambda branch: FastCacheManager(FastCacheConfig(), maps))
+    outputs, session = replay(recording, lambda branch, schedule: BlockGate(FastCacheConfig(), maps))
     assert session.trace.accelerated and session.notes()["cond"]["estimate"] == "linear maps"
     assert all(torch.isfinite(output).all() for output in outputs.values())
 

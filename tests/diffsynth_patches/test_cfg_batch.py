@@ -97,7 +97,7 @@ def test_everything_is_restored_after_a_run_and_after_an_exception(pipe, call_kw
     before = (pipe.model_fn, pipe.unit_runner)
     first, _ = run(pipe, call_kwargs, hetcache_session(mask_THW, "FPRPRF"), True)
     with pytest.raises(ArithmeticError):
-        run(pipe, call_kwargs, CacheSession(lambda branch: Failing()), True)
+        run(pipe, call_kwargs, CacheSession(lambda branch, schedule: Failing()), True)
     assert (pipe.model_fn, pipe.unit_runner) == before
     again, _ = run(pipe, call_kwargs, hetcache_session(mask_THW, "FPRPRF"), True)
     assert torch.equal(first, again)
@@ -111,8 +111,8 @@ def test_an_unconditional_call_without_its_conditional_one_is_an_error(pipe, cal
             pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
 
 
-def build_baseline(branch):
-    return MODES["baseline"].build(MODES["baseline"].config(), None)(branch)
+def build_baseline(branch, schedule):
+    return MODES["baseline"].build(MODES["baseline"].config(), None)(branch, schedule)
 
 
 @pytest.mark.parametrize("name", BATCHABLE)

@@ -29,7 +29,7 @@ class SublayerManager(CacheManager):
         return ops.add_mlp(x_BND, ops.mlp(x_BND))
 
 
-@pytest.mark.parametrize("make_manager", [baseline, lambda branch: SublayerManager()])
+@pytest.mark.parametrize("make_manager", [baseline, lambda branch, schedule: SublayerManager()])
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
 @pytest.mark.parametrize("shape", [(9, 64, 96), (5, 48, 80)])
 def test_baseline_equals_unpatched_pipeline(pipe, shape, cfg_scale, make_manager):
@@ -55,7 +55,7 @@ def test_everything_is_restored_after_a_run_and_after_an_exception(pipe, call_kw
 
     run(pipe, call_kwargs, baseline)
     with pytest.raises(ArithmeticError):
-        run(pipe, call_kwargs, lambda branch: Failing())
+        run(pipe, call_kwargs, lambda branch, schedule: Failing())
     assert before == (pipe.model_fn, pipe.unit_runner, DiTBlock.forward, dict(vars(type(pipe))))
     assert not [m for m in pipe.modules() if m._forward_hooks or m._forward_pre_hooks]
 

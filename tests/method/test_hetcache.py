@@ -57,8 +57,8 @@ def test_a_reused_step_is_input_plus_the_last_residual(pipe, call_kwargs, mask_T
     session, seen = hetcache_session(mask_THW, "FRRRRF"), []
     make = session._make_manager
 
-    def spy(branch):
-        manager = make(branch)
+    def spy(branch, schedule):
+        manager = make(branch, schedule)
         commit, reuse = manager.commit, manager.reuse
 
         def spied_commit(step, decision, hidden, x_out, velocity):

@@ -8,10 +8,12 @@ import pytest
 import torch
 from replay import ToyOps
 
-from baselines.adacache import CODEBOOKS, AdaCacheConfig, AdaCacheManager, AdaRate, motion
-from baselines.fastcache import FastCacheConfig, FastCacheManager, block_threshold, moving_tokens, saliency
-from baselines.pab import PabConfig, PabManager, plan_pab
+from baselines.adacache import CODEBOOKS, AdaCacheConfig, AdaRate, motion
+from baselines.fastcache import BlockGate, FastCacheConfig, block_threshold, moving_tokens, saliency
+from baselines.pab import Broadcast, PabConfig, plan_pab
+from hetcache.core.lead import Planned
 from hetcache.core.linear_maps import LinearMap, LinearMaps
+from hetcache.core.residual import StackResidual
 from hetcache.core.vocabulary import Branch, Compute, Grid, Hidden, Schedule, Step
 
 GRID = Grid(3, 1, 2)
@@ -69,6 +71,10 @@ def test_pab_broadcasts_as_the_oracle(ranges):
         assert decision.compute is (Compute.PARTIAL if decision.cached_sublayers else Compute.FULL)
 
 
+def broadcast(config):
+    return Broadcast(config, Planned(plan_pab(schedule(8), config)), Branch.COND)
+
+
 def pab_step(manager, step, x, layer=0, stack="dit"):
     ops = ToyOps(stack, layer, 8)
     decision = manager.decide(Step(step, 8, 0.0), hidden(value(x)))
@@ -80,8 +86,7 @@ def test_pab_adds_cached_attention_and_computes_the_rest():
     """The toy block gives x(1 + 1)(1 + 10)(1 + 100) = 2222 x. With a cached self-attention output of 1 at x = 3 it
     is (3 + 1) 11 * 101 = 4444, and with a cached cross-attention output of 20 too it is (3 + 1 + 20) 101 = 2424."""
     config = PabConfig(pab_self_range=2, pab_cross_range=3, pab_window_start=0.0, pab_window_end=1.0)
-    manager = PabManager(config)
-    manager.begin(schedule(8))
+    manager = broadcast(config)
     assert pab_step(manager, 0, 1.0) == (2222.0, ["self_attn", "cross_attn", "mlp"])
     assert pab_step(manager, 1, 3.0) == (2424.0, ["mlp"])
     assert pab_step(manager, 2, 3.0) == ((6 + 20) * 101, ["self_attn", "mlp"])
@@ -90,8 +95,7 @@ def test_pab_adds_cached_attention_and_computes_the_rest():
 
 
 def test_pab_keeps_outputs_per_stack_and_layer_and_only_what_is_used_next():
-    manager = PabManager(PabConfig(pab_cross_range=1, pab_window_start=0.0, pab_window_end=1.0))
-    manager.begin(schedule(8))
+    manager = broadcast(PabConfig(pab_cross_range=1, pab_window_start=0.0, pab_window_end=1.0))
     assert pab_step(manager, 0, 1.0, 0)[0] == pab_step(manager, 0, 1.0, 0, "vace")[0] == 2222.0
     pab_step(manager, 0, 5.0, 1)
     assert [
@@ -103,8 +107,7 @@ def test_pab_keeps_outputs_per_stack_and_layer_and_only_what_is_used_next():
 
 def test_pab_mlp_broadcast_is_for_the_first_dit_blocks():
     config = PabConfig(1, 1, pab_mlp_range=2, pab_mlp_blocks=2, pab_window_start=0.0, pab_window_end=1.0)
-    manager = PabManager(config)
-    manager.begin(schedule(8))
+    manager = broadcast(config)
     for layer, stack, cached in ((1, "dit", True), (2, "dit", False), (0, "vace", False)):
         pab_step(manager, 0, 1.0, layer, stack)
         expected = 3 * 22 + 2200 if cached else 3 * 2222
@@ -116,8 +119,7 @@ def test_pab_mlp_broadcast_is_for_the_first_dit_blocks():
 
 def ada_run(metric_values, config, num_steps, branch=Branch.COND, rate=None):
     """Drive one manager whose metric block sees x = metric_values[i] at step i: residual = attention = x."""
-    manager = AdaCacheManager(config, rate or AdaRate(), branch)
-    manager.begin(schedule(num_steps))
+    manager = StackResidual(rate or AdaRate(config), branch)
     letters = ""
     for i in range(num_steps):
         x = value(*metric_values[i]) if isinstance(metric_values[i], tuple) else value(metric_values[i])
@@ -163,8 +165,8 @@ def test_adacache_skips_at_its_defaults():
 
 
 def test_adacache_other_branch_follows_the_leader():
-    rate = AdaRate()
-    lead, follow = (AdaCacheManager(AdaCacheConfig(), rate, branch) for branch in Branch)
+    rate = AdaRate(AdaCacheConfig())
+    lead, follow = (StackResidual(rate, branch) for branch in Branch)
     letters = {lead: "", follow: ""}
     for i in range(20):
         for manager, x in ((lead, value(1.0 + 0.01 * i)), (follow, value((-2.0) ** i))):
@@ -210,7 +212,7 @@ def test_moreg_computes_more_where_the_video_moves():
     still = [(1.0 + 0.02 * i, 1.0 + 0.02 * i) for i in range(30)]
     counts = []
     for frames in ((1.0, 1.0, 1.0), (1.0, -3.0, 9.0)):
-        manager, letters = AdaCacheManager(config, AdaRate(), Branch.COND), ""
+        manager, letters = StackResidual(AdaRate(config), Branch.COND), ""
         for i in range(30):
             x = column(*(s * f for f in frames for s in still[i]))
             step = Step(i, 30, 0.0)
@@ -223,7 +225,7 @@ def test_moreg_computes_more_where_the_video_moves():
 
 
 def test_adacache_refuses_a_block_that_the_model_lacks():
-    manager = AdaCacheManager(AdaCacheConfig(adacache_block=8), AdaRate(), Branch.COND)
+    manager = StackResidual(AdaRate(AdaCacheConfig(adacache_block=8)), Branch.COND)
     decision = manager.decide(Step(0, 9, 0.0), hidden(value(1.0)))
     with pytest.raises(ValueError, match="--adacache-block 8: the model has DiT blocks 0 to 7"):
         manager.run_block(ToyOps("dit", 0, 8), value(1.0), decision)
@@ -264,8 +266,7 @@ def fast_step(manager, index, x):
 
 def test_fastcache_hit_is_the_input_plus_the_blocks_last_residual():
     """A block that doubles: 100 gives 200; at 104 (delta 0.04) the hit is 204, computed it would be 208."""
-    manager = FastCacheManager(FastCacheConfig(), None)
-    manager.begin(schedule(9))
+    manager = BlockGate(FastCacheConfig(), None)
     assert fast_step(manager, 0, value(100.0))[0] == [200.0] * 6
     y, calls, outcome = fast_step(manager, 1, value(104.0))
     assert y == [204.0] * 6 and calls == []
@@ -283,18 +284,18 @@ def test_fastcache_hit_is_the_linear_map_where_one_is_fitted():
     """h + (h A) B + b with A = 2, B = 0.25, b = 7: 104 gives 104 + 52 + 7."""
     one = torch.ones(1, 1)
     maps = LinearMaps("test", {("dit", 0): LinearMap(2 * one, 0.25 * one, torch.tensor([7.0]))})
-    manager = FastCacheManager(FastCacheConfig(), maps)
+    manager = BlockGate(FastCacheConfig(), maps)
     fast_step(manager, 0, value(100.0))
     assert fast_step(manager, 1, value(104.0))[0] == [163.0] * 6
     assert manager.notes()["estimate"] == "linear maps"
-    manager = FastCacheManager(FastCacheConfig(fastcache_estimate="residual"), maps)
+    manager = BlockGate(FastCacheConfig(fastcache_estimate="residual"), maps)
     fast_step(manager, 0, value(100.0))
     assert fast_step(manager, 1, value(104.0))[0] == [204.0] * 6
 
 
 def test_fastcache_refuses_maps_of_another_shape():
     maps = LinearMaps("m", {("dit", 0): LinearMap(torch.ones(3, 1), torch.ones(1, 3), torch.ones(3))})
-    manager = FastCacheManager(FastCacheConfig(), maps)
+    manager = BlockGate(FastCacheConfig(), maps)
     fast_step(manager, 0, value(100.0))
     with pytest.raises(ValueError, match="linear maps of 'm' do not fit"):
         fast_step(manager, 1, value(101.0))
@@ -302,7 +303,7 @@ def test_fastcache_refuses_maps_of_another_shape():
 
 def test_fastcache_computes_moving_tokens_only_and_static_ones_skip_the_block():
     """Tokens 1 and 4 move from 100 to 300 and are doubled; the others keep the residual 100 at 101."""
-    manager = FastCacheManager(FastCacheConfig(), None)
+    manager = BlockGate(FastCacheConfig(), None)
     fast_step(manager, 0, value(100.0))
     x = column(101.0, 300.0, 101.0, 101.0, 300.0, 101.0)
     y, calls, outcome = fast_step(manager, 1, x)
@@ -314,7 +315,7 @@ def test_fastcache_computes_moving_tokens_only_and_static_ones_skip_the_block():
 
 
 def test_fastcache_computes_the_block_when_most_tokens_move():
-    manager = FastCacheManager(FastCacheConfig(), None)
+    manager = BlockGate(FastCacheConfig(), None)
     fast_step(manager, 0, value(100.0))
     assert fast_step(manager, 1, column(300.0, 300.0, 300.0, 300.0, 101.0, 101.0))[1] == ["full"]
 
@@ -322,7 +323,7 @@ def test_fastcache_computes_the_block_when_most_tokens_move():
 @pytest.mark.parametrize("reference, computed", [("previous", 0), ("computed", 1)])
 def test_fastcache_reference_bounds_the_drift_of_skips(reference, computed):
     """4 % a step stays under the floor for ever against the previous step, not against the last computed one."""
-    manager = FastCacheManager(FastCacheConfig(fastcache_reference=reference), None)
+    manager = BlockGate(FastCacheConfig(fastcache_reference=reference), None)
     fast_step(manager, 0, value(100.0))
     calls = [fast_step(manager, i, value(100.0 * 1.04**i))[1] for i in (1, 2, 3)]
     assert sum(c == ["full"] for c in calls) == computed

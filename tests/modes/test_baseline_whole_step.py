@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from baselines.easycache import EasyCacheConfig, EasyCacheManager, EasyCacheRule
-from baselines.magcache import MagCacheConfig, MagCacheManager, interpolate_ratios, plan_magcache
-from baselines.pab import PabConfig, PabManager
-from baselines.teacache import TeaCacheConfig, TeaCacheManager, plan_teacache
-from hetcache.core.calibration import load_calibration
+from baselines import easycache, magcache, pab
+from baselines.easycache import EasyCacheConfig, EasyCacheRule
+from baselines.magcache import MagCacheConfig, interpolate_ratios, plan_magcache
+from baselines.pab import PabConfig
+from baselines.teacache import TeaCacheConfig, plan_teacache
+from hetcache.core.calibration import Calibration, load_calibration
 from hetcache.core.drift import Rescale, decision_string
+from hetcache.core.lead import Planned
+from hetcache.core.mode import Mode, RunContext
+from hetcache.core.residual import StackResidual
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
-from hetcache.modes.composed import ComposedManager, composed_config
+from hetcache.modes.composed import composed_config, with_teacache
 
 GRID = Grid(1, 1, 1)
+IDENTITY = Rescale((1.0, 0.0))
+TOY = RunContext.of(None, lambda: Calibration("toy", "", {"e": IDENTITY, "e0": IDENTITY}))
 
 
 def hidden(x: float, latents: torch.Tensor | None = None) -> Hidden:
@@ -81,8 +88,8 @@ def test_a_higher_teacache_threshold_never_computes_more():
 
 def test_reuse_adds_the_residual_of_the_last_computed_step():
     """A stack that doubles: from 11 it adds 11; reused at 30 the result is 41, computed it would be 60."""
-    manager = TeaCacheManager(TeaCacheConfig(100.0), Rescale((1.0, 0.0)))
-    manager.begin(schedule(4))
+    plan = plan_teacache(schedule(4), TeaCacheConfig(100.0), Rescale((1.0, 0.0)))
+    manager = StackResidual(Planned(plan), Branch.COND)
     letters = ""
     for index, x in enumerate((11.0, 30.0, 5.0, 7.0)):
         step, h = Step(index, 4, 0.0), hidden(x)
@@ -144,10 +151,11 @@ def test_magcache_interpolates_to_the_nearest_index():
 
 
 def test_magcache_branches_have_their_own_ratios():
-    flat, steep = MagCacheManager(MagCacheConfig(), [1.0] * 20), MagCacheManager(MagCacheConfig(), [0.9] * 20)
+    ratios = {"cond": (1.0,) * 20, "uncond": (0.9,) * 20}
+    make = magcache.MODE.build(MagCacheConfig(), RunContext.of(None, lambda: Calibration("m", "", magcache=ratios)))
     letters = []
-    for manager in (flat, steep):
-        manager.begin(schedule(20))
+    for branch in Branch:
+        manager = make(branch, schedule(20))
         letters.append("".join(manager.decide(Step(i, 20, 0.0), hidden(0)).compute.value for i in range(20)))
     assert letters == ["FFFFRRRFRRRFRRRFRRRF", "F" * 20]
 
@@ -175,8 +183,8 @@ def test_easycache_decides_as_the_oracle_and_the_other_branch_follows(thresh, fi
     rng = np.random.default_rng(1)
     xs = np.cumsum(rng.normal(size=(20, 6)) * 0.05, axis=0) + 1
     vs = np.cumsum(rng.normal(size=(20, 6)) * 0.05, axis=0) + 1
-    rule, config = EasyCacheRule(), EasyCacheConfig(thresh, first)
-    managers = {branch: EasyCacheManager(config, rule, branch) for branch in Branch}
+    rule = EasyCacheRule(EasyCacheConfig(thresh, first))
+    managers = {branch: StackResidual(rule, branch, "velocity") for branch in Branch}
     letters = {branch: "" for branch in Branch}
     for i in range(20):
         for branch, manager in managers.items():
@@ -200,7 +208,8 @@ def test_easycache_decides_as_the_oracle_and_the_other_branch_follows(thresh, fi
 
 def test_easycache_reuses_the_output_not_the_tokens():
     """v = x + (v0 - x0): computed 44 at x = 22; reused at x = 30 it is 52, whatever the tokens."""
-    manager = EasyCacheManager(EasyCacheConfig(), EasyCacheRule(), Branch.COND)
+    context = RunContext.of(None, "none")
+    manager = easycache.MODE.build(EasyCacheConfig(), context)(Branch.COND, schedule(30))
     assert manager.reuse_level == "velocity"
     step, h = Step(0, 30, 0.0), hidden(5.0, torch.tensor([22.0]))
     manager.commit(step, manager.decide(step, h), h, h.x_BND, torch.tensor([44.0]))
@@ -215,9 +224,6 @@ class Counts(CacheManager):
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def begin(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self.asked.append(step.index)
         return Decision(Compute.REUSE if step.index == 5 else Compute.FULL, "base")
@@ -226,8 +232,18 @@ class Counts(CacheManager):
 def test_the_base_of_a_composition_is_asked_only_where_teacache_computes():
     run = Schedule(tuple(range(8, 0, -1)), {"e": (0.0, *[0.06] * 7)})
     base = Counts()
-    manager = ComposedManager(base, composed_config(PabConfig)(cache_thresh=0.15), Rescale((1.0, 0.0)))
-    manager.begin(run)
+
+    @dataclass(frozen=True)
+    class Noting(Mode):
+        def build(self, config, context):
+            def make(branch, schedule):
+                base.schedule = schedule
+                return base
+
+            return make
+
+    composed = with_teacache(Noting("noting", "", "", PabConfig))
+    manager = composed.build(composed.config(cache_thresh=0.15), TOY)(Branch.COND, run)
     levels = []
     letters = ""
     for i in range(8):
@@ -249,9 +265,9 @@ def test_a_composition_config_is_both_and_is_validated_as_both():
 def test_a_composed_base_counts_only_the_steps_that_run():
     """PAB of range 2 under a TeaCache that keeps every second step: of the kept ones, every second broadcasts."""
     run = Schedule(tuple(range(12, 0, -1)), {"e": (0.0, *[0.06] * 11)})
-    config = composed_config(PabConfig)(cache_thresh=0.1, pab_window_start=0.0, pab_window_end=1.0)
-    manager = ComposedManager(PabManager(config), config, Rescale((1.0, 0.0)))
-    manager.begin(run)
+    composed = with_teacache(pab.MODE)
+    config = composed.config(cache_thresh=0.1, pab_window_start=0.0, pab_window_end=1.0)
+    manager = composed.build(config, TOY)(Branch.COND, run)
     decisions = [manager.decide(Step(i, 12, 0.0), hidden(0)) for i in range(12)]
     assert decision_string(decisions) == "FRPRPRPRPRPP"
     broadcasts = ["self_attn" in d.cached_sublayers for d in decisions if d.compute is not Compute.REUSE]

@@ -11,10 +11,10 @@ from replay import toy_calibration
 
 from diffsynth_patches.apply import patched
 from diffsynth_patches.forward import model_shape
+from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheBudgetError, CacheSession
-from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch
-from hetcache.modes import MODES, RunContext
+from hetcache.modes import MODES
 from hetcache.modes.budget import GIB, fit_to_budget
 
 HETCACHE = MODES["hetcache"]
@@ -94,7 +94,7 @@ def test_whole_steps_are_never_partial():
 
 @pytest.mark.parametrize("mode", ["pab", "fastcache"])
 def test_another_mode_stops_at_the_budget_and_the_pipeline_is_whole_again(pipe, call_kwargs, mask_THW, mode):
-    context = RunContext(classify(torch.from_numpy(mask_THW)), toy_calibration)
+    context = RunContext.of(torch.from_numpy(mask_THW), toy_calibration)
     build = MODES[mode].build(MODES[mode].config(), context)
     model_fn, budget_gib = pipe.model_fn, 1e-5
     session = CacheSession(build, budget_gib=budget_gib)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from replay import SKIPPING, FailsAt, Recording, build, context, record, replay
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hetcache.core.residual import StackResidualManager
+from hetcache.core.mode import Dial, Mode, NotPlannable
+from hetcache.core.residual import StackResidual
 from hetcache.core.settings import setting
 from hetcache.core.vocabulary import Branch, Compute, Decision
-from hetcache.modes import MODES, Mode
-from hetcache.modes.planning import NotPlannable, find_setting, plan_run
+from hetcache.modes import MODES
+from hetcache.modes.planning import find_setting, plan_run
 
 NUM_STEPS = 12
 ACCELERATING = [name for name in MODES if name != "baseline"]
@@ -91,8 +93,8 @@ def test_an_exception_in_mid_loop_restores_everything(recording, runs, name):
     make = build(name, recording, **SKIPPING.get(name, {}))
     made = []
 
-    def failing(branch):
-        made.append(make(branch))
+    def failing(branch, schedule):
+        made.append(make(branch, schedule))
         return FailsAt(made[-1], 7)
 
     with pytest.raises(ArithmeticError):
@@ -257,9 +259,9 @@ class EveryConfig:
     every: int = setting(2, "compute every so many steps")
 
 
-class EveryManager(StackResidualManager):
-    def __init__(self, config):
-        super().__init__()
+class EveryManager(StackResidual):
+    def __init__(self, config, decider, branch):
+        super().__init__(decider, branch)
         self.config = config
 
     def decide(self, step, hidden):
@@ -271,7 +273,7 @@ def test_a_new_mode_is_one_class_and_one_entry(recording, capsys):
     from hetcache.cli import UsageError, build_parser, parse
     from hetcache.modes import with_teacache
 
-    toy = Mode("every", "every second step", "none", EveryConfig, lambda config, _: lambda b: EveryManager(config))
+    toy = Mode("every", "every second step", "none", EveryConfig, cache=lambda config, _: partial(EveryManager, config))
     modes = {**MODES, "every": toy}
     _, session = replay(recording, build(toy, recording))
     assert session.trace.decisions(Branch.COND) == "FR" * (NUM_STEPS // 2)
@@ -282,6 +284,22 @@ def test_a_new_mode_is_one_class_and_one_entry(recording, capsys):
         parse(["--mode", "hetcache", "--every", "3"], modes)
     _, session = replay(recording, build(with_teacache(toy), recording, cache_thresh=0.9))
     assert session.trace.counts(Branch.COND)["reuse"] > NUM_STEPS // 2
+
+
+def plan_every(schedule, config, context, branch):
+    return [Decision(Compute.REUSE if i % config.every else Compute.FULL, "in turn") for i in range(schedule.num_steps)]
+
+
+def test_a_new_planned_mode_is_a_plan_and_a_record(recording, capsys):
+    """Two places: the config with its plan, and the record. Plan, cost, target and run follow."""
+    toy = Mode("every", "every second step", "none", EveryConfig, plan_every, dial=Dial("every", 12, 1, whole=True))
+    _, session = replay(recording, build(toy, recording, every=3))
+    assert session.trace.decisions(Branch.COND) == session.trace.decisions(Branch.UNCOND) == "FRR" * 4
+    shape = run_shape(recording)
+    plan = plan_run(toy, EveryConfig(3), context(recording), session.schedule, shape)
+    assert plan.string(Branch.COND) == "FRR" * 4 and plan.flops_run == session.trace.work.flops
+    found, _ = find_setting(toy, EveryConfig(), 3.5, context(recording), session.schedule, shape)
+    assert found == EveryConfig(4)
 
 
 def run_shape(recording):
@@ -320,8 +338,8 @@ def test_cache_bytes_equal_the_documented_formulas(recording, name):
     managers = {}
     make = build(name, recording, **SKIPPING.get(name, {}))
 
-    def keep(branch):
-        managers[branch] = make(branch)
+    def keep(branch, schedule):
+        managers[branch] = make(branch, schedule)
         return managers[branch]
 
     replay(recording, keep)

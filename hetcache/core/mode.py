@@ -1,0 +1,158 @@
+"""What a mode is: a decider and a cache under one name, with what the command line and the plan must know of both.
+
+The decider says what each step computes: `plan`, a pure function of the schedule, or `lead`, which looks at the run
+itself. The cache is the manager class that does it; the default, `StackResidual`, computes or reuses whole steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hetcache.core.calibration import Calibration, load_calibration
+from hetcache.core.flops import ModelShape
+from hetcache.core.lead import Decider, Lead, Planned
+from hetcache.core.residual import StackResidual
+from hetcache.core.tokens import TokenClasses, classify
+from hetcache.core.vocabulary import Branch, CacheManager, Decision, Schedule
+
+if TYPE_CHECKING:
+    import torch
+
+
+class NotPlannable(ValueError):  # noqa: N818 - reads as what it says at the raise
+    """The decisions depend on the run's content, so there is no plan before it."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a mode may know about the run: the model's calibration (loaded on demand, so that a mode that needs none
+    runs on any model) and the tokens of the mask, None where there is none."""
+
+    calibration: Callable[[], Calibration]
+    tokens: TokenClasses | None
+
+    @classmethod
+    def of(
+        cls,
+        mask: torch.Tensor | TokenClasses | None,
+        calibration: str | Callable[[], Calibration],
+        margin_width: int | None = None,
+    ) -> RunContext:
+        """`mask` is [T, H, W], bool or 0/1, on the device of the run; `calibration` a model id or what loads one;
+        `margin_width` the mode's own (`Mode.margin_width`). Raises ValueError for a mask of no latent grid."""
+        model_id = calibration
+        load = (lambda: load_calibration(model_id)) if isinstance(model_id, str) else model_id
+        if mask is not None and not isinstance(mask, TokenClasses):
+            mask = classify(mask, margin_width)
+        return cls(load, mask)
+
+    @property
+    def classes(self) -> TokenClasses:
+        """The token classes. Raises ValueError in a run without a mask."""
+        if self.tokens is None:
+            raise ValueError("this run has no mask, so its tokens have no classes")
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class Dial:
+    """The config field that trades quality for speed: higher never computes more. `high` bounds the search of
+    `--target-speedup`; `whole` says that only integers are allowed."""
+
+    field: str
+    high: float
+    low: float = 0.0
+    whole: bool = False
+
+
+ManagerFactory = Callable[[Branch, Schedule], CacheManager]
+"""Makes one branch's manager, complete, once the run's schedule is known."""
+
+PlanRule = Callable[[Schedule, Any, RunContext, Branch], list[Decision]]
+LeadRule = Callable[[Schedule, Any, RunContext], Lead | None]
+MakeManager = Callable[[Decider, Branch], CacheManager]
+CacheRule = Callable[[Any, RunContext], MakeManager]
+PartialFlops = Callable[[Decision, Any, RunContext, ModelShape, int], int]
+CacheBytes = Callable[[Any, ModelShape, int, int], int]
+Lighter = Callable[[Any], Sequence[tuple[str, Any]]]
+
+ONE_STEP = Schedule((1000.0,), {"e": (0.0,), "e0": (0.0,)})
+
+
+def whole_steps(config: Any, context: RunContext) -> MakeManager:
+    return StackResidual
+
+
+def _no_lead(schedule: Schedule, config: Any, context: RunContext) -> Lead | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One line of `--mode`. `config` is a frozen dataclass whose fields are the mode's flags; a preset is a mode with
+    changed `defaults`.
+
+    `plan(schedule, config, context, branch)`: every step's decision before the run, where the schedule alone tells;
+    `lead(schedule, config, context)`: the content-aware decider of a video, None where this config is planned.
+    `cache(config, context)` makes the managers of one video, `(decider, branch) -> CacheManager`.
+
+    `dial` is what `--target-speedup` turns. `partial_flops(decision, config, context, shape, num_tokens)` is what a
+    planned PARTIAL step costs. `cache_bytes(config, shape, num_tokens, bytes_per_value)` is what a branch will keep,
+    in the modes that can make do with less: `lighter(config)` lists (what is given up, the config without it), the
+    mildest first. `margin_width(config)` is the width of the margin class in tokens, None for the grid's default;
+    `needs_mask` says that nothing can be decided without those classes; `vace_on_reuse(config)` that the VACE blocks
+    run on reused steps too.
+    """
+
+    name: str
+    title: str
+    paper: str
+    config: type
+    plan: PlanRule | None = None
+    lead: LeadRule = _no_lead
+    cache: CacheRule = whole_steps
+    dial: Dial | None = None
+    partial_flops: PartialFlops | None = None
+    cache_bytes: CacheBytes | None = None
+    lighter: Lighter = lambda config: ()
+    margin_width: Callable[[Any], int | None] = lambda config: None
+    needs_mask: bool = False
+    vace_on_reuse: Callable[[Any], bool] = lambda config: False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, config: Any, context: RunContext) -> ManagerFactory:
+        """The managers of one video. Raises ValueError where the mask or the calibration that it needs is missing:
+        now, and not after the video was encoded."""
+        if self.needs_mask and context.tokens is None:
+            raise ValueError(f"--mode {self.name} works by the mask: give one, or use a mode that needs none")
+        self.decider(ONE_STEP, config, context, Branch.COND)
+        return VideoManagers(self, config, context)
+
+    def decider(self, schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> Decider:
+        """The branch's own plan, or a lead for both branches."""
+        lead = self.lead(schedule, config, context)
+        if lead is not None:
+            return lead
+        return Decider() if self.plan is None else Planned(self.plan(schedule, config, context, branch))
+
+
+class VideoManagers:
+    """A `ManagerFactory`: plans once per branch, makes one lead, and gives each to the managers."""
+
+    def __init__(self, mode: Mode, config: Any, context: RunContext) -> None:
+        self._mode = mode
+        self._config = config
+        self._context = context
+        self._make = mode.cache(config, context)
+        self._lead: Lead | None = None
+
+    def __call__(self, branch: Branch, schedule: Schedule) -> CacheManager:
+        mode = self._mode
+        decider = self._lead or mode.decider(schedule, self._config, self._context, branch)
+        if isinstance(decider, Lead):
+            self._lead = decider
+        manager = self._make(decider, branch)
+        manager.vace_on_reuse = mode.vace_on_reuse(self._config)
+        return manager
