@@ -13,15 +13,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from hetcache.core.linear_maps import Layer, LinearMap, LinearMaps
 from hetcache.core.mode import MakeManager, Mode, RunContext
 from hetcache.core.settings import check_choices, setting
 from hetcache.core.store import FeatureStore
 from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Step
+
+if TYPE_CHECKING:
+    import torch
+
+    from hetcache.core.linear_maps import Layer, LinearMap, LinearMaps
 
 FLOOR = 0.05
 BETA = (0.01, 0.5, -0.002, 0.00005)
@@ -160,6 +162,8 @@ class BlockGate(CacheManager):
 
     def _skips(self, saliency_BN: torch.Tensor, old_BND: torch.Tensor, moving_N: torch.Tensor) -> bool:
         """The block gate; one synchronisation brings delta and the share of moving tokens to the host."""
+        import torch
+
         assert self._step is not None
         delta = saliency_BN.sum().sqrt() / old_BND.float().norm().clamp_min(1e-12)
         value, self._moving_share = torch.stack([delta, moving_N.float().mean()]).tolist()

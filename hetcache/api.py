@@ -1,5 +1,8 @@
 """The public face: what a program that uses HetCache, or adds a mode to it, imports."""
 
+from hetcache.core.lead import Lead
+from hetcache.core.mode import Dial, Mode, NotPlannable, RunContext
+from hetcache.core.residual import StackResidual
 from hetcache.core.settings import setting
 from hetcache.core.vocabulary import (
     Attention,
@@ -22,9 +25,15 @@ __all__ = [
     "CacheManager",
     "Compute",
     "Decision",
+    "Dial",
     "Grid",
     "Hidden",
+    "Lead",
+    "Mode",
+    "NotPlannable",
+    "RunContext",
     "Schedule",
+    "StackResidual",
     "Step",
     "TokenPlan",
     "setting",

@@ -74,6 +74,12 @@ def test_packages_do_not_print_nor_keep_globals(name, path):
         assert path.stem in COMMANDS or not (isinstance(called, ast.Name) and called.id == "print")
 
 
+def test_importing_the_modes_does_not_load_torch():
+    """The command line reads their settings, and `--help` must not take seconds."""
+    code = "import sys, hetcache.modes; assert not {'torch', 'diffsynth', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_importing_hetcache_loads_nothing_heavy():
     code = "import sys, hetcache; assert not {'torch', 'diffsynth', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

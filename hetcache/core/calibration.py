@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
-from hetcache.core.linear_maps import LinearMaps, LinearMapsError, load_linear_maps
 from hetcache.core.vocabulary import Branch
 from hetcache.files import CALIBRATIONS, UserError, digest
+
+if TYPE_CHECKING:
+    from hetcache.core.linear_maps import LinearMaps
 
 SCHEMA = 1
 
@@ -64,6 +66,8 @@ class Calibration:
         this model's."""
         if self.fastcache is None:
             return None
+        from hetcache.core.linear_maps import LinearMapsError, load_linear_maps
+
         try:
             return load_linear_maps(self.fastcache, self.model)
         except LinearMapsError as error:

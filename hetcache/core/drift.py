@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from hetcache.core.vocabulary import Compute, Decision, Schedule
+
+if TYPE_CHECKING:
+    import torch
 
 
 def relative_l1(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """mean|new - old| / mean|old|, a scalar tensor on the inputs' device (no synchronisation)."""
+    import torch
+
     return (new - old).abs().mean() / old.abs().mean().clamp_min(torch.finfo(old.dtype).tiny)
 
 

@@ -2,6 +2,9 @@
 
 The decider says what each step computes: `plan`, a pure function of the schedule, or `lead`, which looks at the run
 itself. The cache is the manager class that does it; the default, `StackResidual`, computes or reuses whole steps.
+
+The command line reads every mode's settings, so importing the modes does not load torch: what computes with tensors
+is imported where it is called.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from hetcache.core.calibration import Calibration, load_calibration
 from hetcache.core.flops import ModelShape
 from hetcache.core.lead import Decider, Lead, Planned
 from hetcache.core.residual import StackResidual
-from hetcache.core.tokens import TokenClasses, classify
 from hetcache.core.vocabulary import Branch, CacheManager, Decision, Schedule
 
 if TYPE_CHECKING:
     import torch
+
+    from hetcache.core.tokens import TokenClasses
 
 
 class NotPlannable(ValueError):  # noqa: N818 - reads as what it says at the raise
@@ -42,6 +46,8 @@ class RunContext:
     ) -> RunContext:
         """`mask` is [T, H, W], bool or 0/1, on the device of the run; `calibration` a model id or what loads one;
         `margin_width` the mode's own (`Mode.margin_width`). Raises ValueError for a mask of no latent grid."""
+        from hetcache.core.tokens import TokenClasses, classify
+
         model_id = calibration
         load = (lambda: load_calibration(model_id)) if isinstance(model_id, str) else model_id
         if mask is not None and not isinstance(mask, TokenClasses):

@@ -17,10 +17,11 @@ from hetcache.core.settings import check_choices, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.method.output_drift import OutputDrift
-from hetcache.method.selector import SelectionConfig, TokenSelector
 
 if TYPE_CHECKING:
     import torch
+
+    from hetcache.method.selector import SelectionConfig, TokenSelector
 
 VELOCITY = ("output", 0, "velocity")
 
@@ -95,6 +96,8 @@ class HetCacheConfig:
             raise ValueError(f"--margin-width must not be negative, not {self.margin_width}")
 
     def selection(self) -> SelectionConfig:
+        from hetcache.method.selector import SelectionConfig
+
         return SelectionConfig(
             self.context_ratio,
             self.margin_ratio,
@@ -247,16 +250,22 @@ def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses
 
 
 def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:
-    return partial(CompactTokens, config, TokenSelector(context.classes, config.selection()), reuses=reuses)
+    return partial(CompactTokens, config, _selector(config, context), reuses=reuses)
 
 
 def partial_flops(
     decision: Decision, config: HetCacheConfig, context: RunContext, shape: ModelShape, num_tokens: int
 ) -> int:
-    num_active = TokenSelector(context.classes, config.selection()).num_active
+    num_active = _selector(config, context).num_active
     return partial_step_flops(
         shape, num_tokens, num_active, config.context_kv == "cached", config.partial_vace == "rows"
     )
+
+
+def _selector(config: HetCacheConfig, context: RunContext) -> TokenSelector:
+    from hetcache.method.selector import TokenSelector
+
+    return TokenSelector(context.classes, config.selection())
 
 
 def _bytes_of_tokens(config: HetCacheConfig, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
