@@ -34,6 +34,19 @@ INTERIM = {  # import the adapter by its own name until models.backend finds it
 COMMANDS = {"__main__", "command"}  # the files of a package that people start: they print
 
 
+FLOORS = (  # a room of the house may import itself and the floors below it
+    {"files"},
+    {"core", "media"},
+    {"method", "baselines", "models", "metrics"},
+    {"modes", "report", "evaluation"},
+    {"run", "cli", "cli_flags", "api"},
+    {"benchmark", "calibrate"},
+)
+ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("cli", "cli_flags")}
+ADAPTERS_IMPORT = {"core", "media", "models", "files"}
+STILL = {"diffsynth_patches.run"}  # takes its settings from hetcache.run until they are core's
+
+
 def modules():
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -64,6 +77,32 @@ def test_direction(name, path):
     if name in LAYERS:
         own = {n for n in names if n.startswith(("hetcache.", "baselines"))}
         assert {n for n in own if (ROOT / Path(*n.split("."))).with_suffix(".py").exists()} <= LAYERS[name]
+
+
+HEIGHT = {each: floor for floor, rooms in enumerate(FLOORS) for each in rooms}
+
+
+def room(module):
+    top, *rest = module.removesuffix(".__init__").split(".")
+    return rest[0] if top == "hetcache" and rest else top
+
+
+def test_every_room_has_its_floor():
+    assert {room(name) for name, _ in modules()} <= {*HEIGHT, "hetcache", "diffsynth_patches"}
+
+
+@pytest.mark.parametrize("name, path", [each for each in modules() if each[0] not in STILL])
+def test_nothing_reaches_up(name, path):
+    """Core knows no media, report neither run nor benchmark, an adapter no mode."""
+    own = room(name)
+    for module in imported(path):
+        other = room(module)
+        if other == own or own == "hetcache" or other not in HEIGHT:
+            continue
+        if own == "diffsynth_patches":
+            assert other in ADAPTERS_IMPORT, module
+        else:
+            assert HEIGHT[other] < HEIGHT[own] or (own, other) in ACROSS, module
 
 
 @pytest.mark.parametrize("name, path", list(modules()))
