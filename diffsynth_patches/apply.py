@@ -6,17 +6,62 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from diffsynth_patches.compat import check_pipeline, check_version
-from diffsynth_patches.compiled import EAGER, compiled_regions
-from diffsynth_patches.forward import CachedForward, static_schedule
+import torch
+
+from diffsynth_patches.compat import ModelArguments, check_pipeline, check_version
+from diffsynth_patches.compiled import EAGER, Regions, compiled_regions
+from diffsynth_patches.denoiser import WanDenoiser
+from hetcache.core.denoiser import Call
+from hetcache.core.flops import ModelShape
 from hetcache.core.guidance import GuidancePair
 from hetcache.core.session import CacheSession, now_ms
+from hetcache.core.step import CachedForward, static_schedule
+from hetcache.core.vocabulary import Branch
 
 STAGE_OF_UNIT = {
     "WanVideoUnit_PromptEmbedder": "text",
     "WanVideoUnit_VACE": "vae_encode",
     "WanVideoUnit_InputVideoEmbedder": "vae_encode",
 }
+
+
+class CachedModel:
+    """Stands in for `pipe.model_fn`: the same call, under the session's managers."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        session: CacheSession,
+        fast_rope: bool = False,
+        pair: GuidancePair | None = None,
+        regions: Regions = EAGER,
+    ) -> None:
+        self._session = session
+        self._arguments = ModelArguments(pipe.model_fn)
+        self.denoiser = WanDenoiser(pipe, fast_rope, regions)
+        self._forward = CachedForward(self.denoiser, session, pair)
+
+    @property
+    def shape(self) -> ModelShape | None:
+        """The dimensions that the run's FLOPs depend on; None before its first step."""
+        return self._forward.shape
+
+    def __call__(self, **kwargs: Any) -> torch.Tensor:
+        """Velocity [B, C, F, H, W] of this step and branch. Raises ValueError for arguments that only the
+        upstream function supports, naming them."""
+        args = self._arguments.check(kwargs)
+        if self._session.step is None:
+            raise RuntimeError("pass progress_bar_cmd=session.steps to the pipeline")
+        return self._forward(
+            Call(
+                Branch.COND if args["positive"] else Branch.UNCOND,
+                args["latents"],
+                args["timestep"],
+                args["context"],
+                args["vace_context"],
+                (args["vace_scale"],) * self.denoiser.num_hints,
+            )
+        )
 
 
 class TimedUnits:
@@ -35,14 +80,14 @@ class TimedUnits:
         if stage is not None:
             self._stage_ms[stage] = self._stage_ms.get(stage, 0.0) + now_ms() - start
         if self._pair is not None:
-            _, _, self._pair.negative = inputs
+            self._pair.negative = inputs[2].get("context")
         return inputs
 
 
 @contextmanager
 def patched(
     pipe: Any, session: CacheSession, fast_rope: bool = False, cfg_batch: bool = False, compile_blocks: bool = False
-) -> Iterator[CachedForward]:
+) -> Iterator[CachedModel]:
     """Run `pipe(...)` under `session`: replaces `pipe.model_fn` and `pipe.unit_runner`, restores both on exit,
     also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32 and
     `compile_blocks` compiles the parts between the attentions: faster, and no longer bit for bit upstream's.
@@ -57,12 +102,12 @@ def patched(
     model_fn, unit_runner = pipe.model_fn, pipe.unit_runner
     pair = GuidancePair() if cfg_batch else None
     with compiled_regions(str(pipe.device)) if compile_blocks else nullcontext(EAGER) as regions:
-        forward = CachedForward(pipe, session, fast_rope, pair, regions)
-        session.measure_schedule = lambda timesteps: static_schedule(pipe, timesteps)
-        pipe.model_fn = forward
+        model = CachedModel(pipe, session, fast_rope, pair, regions)
+        session.measure_schedule = lambda timesteps: static_schedule(model.denoiser, timesteps)
+        pipe.model_fn = model
         pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms, pair)
         try:
-            yield forward
+            yield model
         finally:
             pipe.model_fn = model_fn
             pipe.unit_runner = unit_runner

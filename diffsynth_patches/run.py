@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffsynth_patches.apply import patched
-from diffsynth_patches.forward import model_shape, static_schedule
+from diffsynth_patches.denoiser import model_shape, static_schedule
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ManagerFactory
 from hetcache.core.session import CacheSession, Observer, now_ms

@@ -25,7 +25,7 @@ from diffsynth.pipelines.wan_video import model_fn_wan_video
 from measuring import add_device_flags, write_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffsynth_patches.forward import CachedForward
+from diffsynth_patches.apply import CachedModel
 from hetcache.core.flops import full_step_flops
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses
@@ -98,7 +98,7 @@ def timed(
 
 class StepBench:
     """HetCache's branches, the conditional one alone unless `guided`, whose next step can be made full, partial or
-    reused at will. `options` go to `CachedForward`."""
+    reused at will. `options` go to `CachedModel`."""
 
     def __init__(
         self,
@@ -127,13 +127,13 @@ class StepBench:
         self.rows = rows
         selector = TokenSelector(TokenClasses(grid, rows, rows[:0], context), config.selection())
         self.session = CacheSession(replayed(config, selector, "FPR"))
-        self.session.schedule = Schedule((500.0,) * 3)
-        self.forward, self.device = CachedForward(model, self.session, **options), str(model.device)
+        self.session.begin(Schedule((500.0,) * 3))
+        self.forward, self.device = CachedModel(model, self.session, **options), str(model.device)
         negative = {**kwargs, "positive": False, "context": -kwargs["context"]}
         self.clock = clock
         self.calls = [kwargs, negative] if guided else [kwargs]
         if options.get("pair") is not None:
-            options["pair"].negative = negative
+            options["pair"].negative = negative["context"]
 
     def step(self, compute: Compute) -> tuple[float, torch.Tensor]:
         """(milliseconds, velocity of the first branch) of one step."""

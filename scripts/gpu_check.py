@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bench_options import compare_options, table
 from bench_step import StepBench, build_model, inputs_of, timed
 
-from diffsynth_patches.forward import CachedForward
+from diffsynth_patches.apply import CachedModel
 from hetcache.core.facts import hardware, package_versions
 from hetcache.core.flops import full_step_flops
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import PATCH_PX, latent_frames
-from hetcache.core.vocabulary import Compute, Grid, Schedule, Step
+from hetcache.core.vocabulary import Compute, Grid, Schedule
 from hetcache.files import write_json
 from hetcache.modes import MODES
 
@@ -49,9 +49,10 @@ def matmul_ceiling_tflops(device: str, dtype: torch.dtype, size: int, repeats: i
 def parity(model: SimpleNamespace, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Is a baseline step through the caching forward equal to DiffSynth's own, bit for bit?"""
     session = CacheSession(MODES["baseline"].build(MODES["baseline"].config(), None))
-    session.schedule, session.step = Schedule((500.0,)), Step(0, 1, 500.0)
+    session.begin(Schedule((500.0,)))
+    session.advance()
     with torch.no_grad():
-        ours = CachedForward(model, session)(**kwargs)
+        ours = CachedModel(model, session)(**kwargs)
         upstream = model.model_fn(**kwargs)
     return {"bit_equal": torch.equal(ours, upstream), "max_abs_difference": (ours - upstream).abs().max().item()}
 

@@ -29,7 +29,7 @@ from measuring import add_cpu_time_flag, add_device_flags, cpu_ms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import hetcache.core.session as session_module
-from diffsynth_patches.forward import CachedForward
+from diffsynth_patches.denoiser import WanDenoiser
 from diffsynth_patches.loader import load_pipeline
 from diffsynth_patches.random_weights import SHAPES, WanShape, random_pipeline, steady_decisions
 from diffsynth_patches.run import run_edit
@@ -37,6 +37,7 @@ from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
 from hetcache.core.facts import hardware, package_versions
 from hetcache.core.mode import ManagerFactory, RunContext
 from hetcache.core.session import now_ms
+from hetcache.core.step import CachedForward
 from hetcache.core.vocabulary import Branch, Compute
 from hetcache.files import write_json
 from hetcache.media.clip import read_clip
@@ -97,7 +98,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     """The functions of each part wrapped, put back on exit. A function of another part that is called inside one
     counts for its own."""
     parts: list[tuple[Any, str, str]] = [
-        *((CachedForward, name, OUTSIDE) for name in ("_embed", "_embed_vace", "_rope", "_head")),
+        *((WanDenoiser, name, OUTSIDE) for name in ("embed_text", "embed", "embed_condition", "rope", "head")),
         (CachedForward, "_run_stack", ROWS),
         (CachedForward, "_run_vace", VACE),
         (TokenSelector, "plan", PLAN),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
+from hetcache.core.denoiser import Call
 from hetcache.core.flops import WorkMeter
 from hetcache.core.vocabulary import Branch, Decision, Step
 
@@ -25,21 +25,20 @@ class Computed:
 class GuidancePair:
     """Row 0 of the batch is the conditional branch, row 1 the unconditional one.
 
-    `negative` are the keyword arguments of the unconditional call: the pipeline makes them before its loop.
+    `negative` is the unconditional call's `Call.context`: the pipeline makes it before its loop, and the adapter sets
+    it here.
     """
 
     def __init__(self) -> None:
-        self.negative: dict[str, Any] = {}
+        self.negative: torch.Tensor | None = None
         self._context: tuple[torch.Tensor, torch.Tensor] | None = None
         self._held: tuple[Step, Computed] | None = None
 
-    def run(
-        self, branch: Branch, step: Step, args: dict[str, Any], compute: Callable[[dict[str, Any]], Computed]
-    ) -> Computed:
-        """The branch's half of the step. Raises RuntimeError when the unconditional call does not follow the
-        conditional one of the same step."""
-        if branch is Branch.COND:
-            both = compute(self._batched(args))
+    def run(self, step: Step, call: Call, compute: Callable[[Call], Computed]) -> Computed:
+        """The half of the step that belongs to the call's branch. Raises RuntimeError when the unconditional call does
+        not follow the conditional one of the same step."""
+        if call.branch is Branch.COND:
+            both = compute(self._batched(call))
             self._held = step, _half(both, 1)
             return _half(both, 0)
         if self._held is None or self._held[0] is not step:
@@ -47,11 +46,12 @@ class GuidancePair:
         half, self._held = self._held[1], None
         return half
 
-    def _batched(self, args: dict[str, Any]) -> dict[str, Any]:
-        latents, context = args["latents"], args["context"]
-        if self._context is None or self._context[0] is not context:
-            self._context = context, torch.cat([context, self.negative["context"]])
-        return {**args, "latents": latents.expand(2, *latents.shape[1:]), "context": self._context[1]}
+    def _batched(self, call: Call) -> Call:
+        if self._context is None or self._context[0] is not call.context:
+            assert self.negative is not None, "the adapter says what the unconditional branch is called with"
+            self._context = call.context, torch.cat([call.context, self.negative])
+        latents = call.latents_BCFHW.expand(2, *call.latents_BCFHW.shape[1:])
+        return replace(call, latents_BCFHW=latents, context=self._context[1])
 
 
 def _half(both: Computed, row: int) -> Computed:

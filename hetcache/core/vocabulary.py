@@ -1,6 +1,6 @@
 """The vocabulary that every mode shares: branches, steps, decisions, token plans and the manager contract.
 
-Nothing in this module knows DiffSynth. `diffsynth_patches.forward` drives managers through these types, and a
+Nothing in this module knows a pipeline library. `hetcache.core.step` drives managers through these types, and a
 mode is one subclass of `CacheManager` plus one frozen config dataclass.
 """
 

@@ -145,6 +145,6 @@ def test_branches_that_decide_otherwise_are_refused(recording):
 
 
 def schedule_of(recording):
-    from diffsynth_patches.forward import static_schedule
+    from diffsynth_patches.denoiser import static_schedule
 
     return static_schedule(recording.pipe, recording.timesteps)

@@ -9,7 +9,7 @@ from baseline_runs import baseline, run
 from diffsynth.models.wan_video_dit import DiTBlock
 from pipeline_calls import SHAPE, pipe_kwargs
 
-import diffsynth_patches.forward as forward_module
+import diffsynth_patches.denoiser as forward_module
 from diffsynth_patches.apply import patched
 from diffsynth_patches.block import BlockInputs, DiTBlockOps, rope_apply_float32
 from hetcache.core.session import CacheSession

@@ -16,7 +16,7 @@ from pipeline_calls import pipe_kwargs
 from safetensors.torch import save_file
 
 from diffsynth_patches import loader
-from diffsynth_patches.forward import model_shape
+from diffsynth_patches.denoiser import model_shape
 from hetcache.core.flops import cache_bytes, full_step_flops
 from hetcache.models.prompts import PromptStore
 

@@ -10,7 +10,7 @@ from hetcache_runs import hetcache_session, run
 from replay import toy_calibration
 
 from diffsynth_patches.apply import patched
-from diffsynth_patches.forward import model_shape
+from diffsynth_patches.denoiser import model_shape
 from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheBudgetError, CacheSession
 from hetcache.core.vocabulary import Branch

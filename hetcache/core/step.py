@@ -1,0 +1,204 @@
+"""One denoiser call under a cache: embed, decide, then compute all tokens, some tokens or none.
+
+For every pipeline library: an adapter gives a `Denoiser` and turns its library's call into a `Call`. A mode without a
+cache reproduces the library's own function bit for bit. The decision comes before the VACE blocks, which other caches
+run on reused steps too: a third of a step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hetcache.core.block import BlockInputs
+from hetcache.core.denoiser import Call, Denoiser
+from hetcache.core.drift import relative_l1
+from hetcache.core.flops import (
+    ModelShape,
+    WorkMeter,
+    linear_flops,
+    outside_flops,
+    text_flops,
+    vace_embedding_flops,
+)
+from hetcache.core.guidance import Computed, GuidancePair
+from hetcache.core.session import CacheSession
+from hetcache.core.trace import StepRecord
+from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
+from hetcache.files import UserError
+
+
+class CachedForward:
+    """The denoiser of one video under `session`'s managers. With `pair` the conditional call computes both branches as
+    one batch under the conditional manager. A plain class on purpose: a pipeline may be an `nn.Module`, which would
+    take a module for its child."""
+
+    def __init__(self, denoiser: Denoiser[Any], session: CacheSession, pair: GuidancePair | None = None) -> None:
+        self._denoiser = denoiser
+        self._session = session
+        self._pair = pair
+        self._condition: torch.Tensor | None = None
+        self._text: dict[Branch, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rope: tuple[Grid, Any] | None = None
+        self._noted = False
+        self.shape: ModelShape | None = None
+
+    def __call__(self, call: Call) -> torch.Tensor:
+        """Velocity [B, C, F, H, W] of the call at the session's step."""
+        step = self._session.step
+        assert step is not None, "the session is at no step: begin() and advance() come first"
+
+        def compute(call: Call) -> Computed:
+            return self._compute(call, step)
+
+        done = compute(call) if self._pair is None else self._pair.run(step, call, compute)
+        self._record(step, call.branch, done)
+        return done.velocity
+
+    def _compute(self, call: Call, step: Step) -> Computed:
+        manager, meter = self._session.manager(call.branch), WorkMeter()
+        hidden = self._embed(call, meter)
+        decision = manager.decide(step, hidden)
+        if decision.compute is Compute.REUSE:
+            if manager.vace_on_reuse and call.condition is not None:
+                # The result is dropped, so the blocks run plainly and the mode's cache does not see them.
+                self._run_vace(CacheManager(), call, hidden, hidden.x_BND, decision, self._inputs(hidden, meter))
+            reused = manager.reuse(hidden)
+            velocity = reused if manager.reuse_level == "velocity" else self._denoiser.head(hidden, reused)
+        else:
+            x_BND = self._run_stack(manager, call, hidden, decision, meter)
+            velocity = self._denoiser.head(hidden, x_BND)
+            manager.commit(step, decision, hidden, x_BND, velocity)
+            self._session.check_budget()
+        return Computed(velocity, manager.outcome(decision), hidden.grid.num_tokens, meter)
+
+    def _embed(self, call: Call, meter: WorkMeter) -> Hidden:
+        context_BLD, is_new = self._embed_text(call)
+        hidden = self._denoiser.embed(call, context_BLD)
+        if self.shape is None:
+            self.shape = self._denoiser.shape(call)
+        batch, num_tokens = hidden.x_BND.shape[:2]
+        meter.flops += outside_flops(self.shape, num_tokens) * batch
+        if is_new:
+            meter.flops += text_flops(self.shape) * batch
+        return hidden
+
+    def _embed_text(self, call: Call) -> tuple[torch.Tensor, bool]:
+        """(text tokens [B, L, D], were they embedded now?): a branch's prompt is the same at every step."""
+        known = self._text.get(call.branch)
+        if known is not None and known[0] is call.context:
+            return known[1], False
+        self._text[call.branch] = (call.context, self._denoiser.embed_text(call))
+        return self._text[call.branch][1], True
+
+    def _embed_condition(self, call: Call, hidden: Hidden, meter: WorkMeter) -> torch.Tensor:
+        """The VACE condition as tokens [B, N, D]: the same at every step, so embedded once per video."""
+        if self._condition is None:
+            self._condition = self._denoiser.embed_condition(call, hidden)
+            assert self.shape is not None
+            meter.flops += vace_embedding_flops(self.shape, hidden.x_BND.shape[1])
+        return self._condition.expand_as(hidden.x_BND)
+
+    def _inputs(self, hidden: Hidden, meter: WorkMeter) -> BlockInputs:
+        if self._rope is None or self._rope[0] != hidden.grid:
+            self._rope = hidden.grid, self._denoiser.rope(hidden)
+        inputs = self._denoiser.inputs(hidden, self._rope[1], meter)
+        if not self._noted:
+            self._noted = True
+            self._session.facts.update(self._denoiser.deviations(hidden, inputs))
+        return inputs
+
+    def _run_stack(
+        self, manager: CacheManager, call: Call, hidden: Hidden, decision: Decision, meter: WorkMeter
+    ) -> torch.Tensor:
+        denoiser, x = self._denoiser, hidden.x_BND
+        inputs = self._inputs(hidden, meter)
+        if decision.plan is not None:
+            check_plan(decision.plan.num_tokens, hidden.grid)
+            inputs = inputs.at(decision.plan.rows_A)
+            x = x.index_select(1, decision.plan.rows_A)
+        hints = None
+        if call.condition is not None:
+            hints = manager.hints(hidden, decision)
+            if hints is None:
+                hints = self._run_vace(manager, call, hidden, x, decision, inputs)
+                manager.keep_hints(hints, decision)
+        for layer in range(denoiser.num_layers):
+            with denoiser.block("dit", layer, inputs) as ops:
+                x = manager.run_block(ops, x, decision)
+            self._session.check_budget()
+            if hints is not None and layer in denoiser.hint_after:
+                hint = denoiser.hint_after[layer]
+                x = x + hints[hint] * call.scales[hint]
+        return manager.merge(hidden, x, decision)
+
+    def _run_vace(
+        self,
+        manager: CacheManager,
+        call: Call,
+        hidden: Hidden,
+        x_BAD: torch.Tensor,
+        decision: Decision,
+        inputs: BlockInputs,
+    ) -> list[torch.Tensor]:
+        """Hints of the computed rows, one per VACE layer, as a list: DiffSynth restacks all hints at every block, with
+        identical results."""
+        denoiser, meter = self._denoiser, inputs.meter
+        c = self._embed_condition(call, hidden, meter)
+        if decision.plan is not None:
+            c = c.index_select(1, decision.plan.rows_A)
+        batch, rows, dim = x_BAD.shape
+        hints: list[torch.Tensor] = []
+        for layer in range(denoiser.num_hints):
+            with denoiser.block("vace", layer, inputs) as ops:
+                if layer == 0:
+                    c = denoiser.before_vace(ops, c, x_BAD)
+                    meter.flops += linear_flops(rows, dim, dim) * batch
+                c = manager.run_block(ops, c, decision)
+                self._session.check_budget()
+                hints.append(denoiser.after_vace(ops, c))
+                meter.flops += linear_flops(rows, dim, dim) * batch
+        return hints
+
+    def _record(self, step: Step, branch: Branch, done: Computed) -> None:
+        decision, meter = done.decision, done.meter
+        active = {Compute.FULL: done.num_tokens, Compute.REUSE: 0}.get(
+            decision.compute, decision.plan.num_active if decision.plan is not None else done.num_tokens
+        )
+        record = StepRecord(
+            self._session.position,
+            step.timestep,
+            branch,
+            decision.compute,
+            decision.reason,
+            decision.signal,
+            decision.threshold,
+            active,
+            meter.flops,
+            meter.blocks["dit"],
+            meter.blocks["vace"],
+        )
+        self._session.trace.append(record, meter, decision.plan)
+
+
+def check_plan(num_tokens: int, grid: Grid) -> None:
+    """Raise UserError when the plan was made for another grid than the denoiser's."""
+    if num_tokens != grid.num_tokens:
+        raise UserError(
+            f"the mask has {num_tokens} tokens and the denoiser {grid.num_tokens} ({grid.frames} latent frames of "
+            f"{grid.height}x{grid.width}): the mask must have the frames, height and width of the call, and no "
+            "vace_reference_image, whose latent frames it does not cover; leave the image out, or choose a mode that "
+            "computes whole steps, such as teacache"
+        )
+
+
+def static_schedule(denoiser: Denoiser[Any], timesteps: torch.Tensor) -> Schedule:
+    """The static signals of all steps at once: one embedding of all timesteps, one synchronisation."""
+    with torch.no_grad():
+        changes = {
+            name: [relative_l1(value[i], value[i - 1]) for i in range(1, len(value))]
+            for name, value in denoiser.signals(timesteps).items()
+        }
+        rel_l1 = {name: (0.0, *(torch.stack(c).tolist() if c else [])) for name, c in changes.items()}
+    return Schedule(tuple(float(t) for t in timesteps), rel_l1)
