@@ -25,9 +25,9 @@ class CacheSession:
     """State of one video under one mode: a manager per CFG branch, the step cursor, the trace, the timings.
 
     `make_manager(branch, schedule)` is called once per branch that really runs. A pipeline whose loop takes an
-    iterator is given `session.steps` (DiffSynth's `progress_bar_cmd`): the loop itself then says which step runs. Where a scheduler
-    drives the loop, the adapter calls `begin` once and `advance` before every step and after the last.
-    `observer(step, records)` is called after every step. `budget_gib` bounds what the branches keep together.
+    iterator is given `session.steps` (DiffSynth's `progress_bar_cmd`): the loop itself then says which step
+    runs. Where a scheduler drives the loop, the adapter calls `begin` once and `advance` before every step and after
+    the last. `observer(step, records)` is called after every step. `budget_gib` bounds what the branches keep together.
     `make_stage` makes the managers of each further stage, for pipelines that change their model in mid-loop (two
     experts). A session serves one run; a second one raises RuntimeError.
     """
