@@ -74,10 +74,11 @@ class AdaCacheConfig:
 def motion(residual_BND: torch.Tensor, grid: Grid) -> torch.Tensor:
     """MoReg's motion of a residual along latent frames: |r[1:] - r[:-1]|_1 / (|r[1:]|_1 + |r[:-1]|_1), scaled and
     raised to its power. A scalar tensor; needs two latent frames."""
-    frames = residual_BND.unflatten(1, (grid.frames, grid.height * grid.width))
-    after, before = frames[:, 1:], frames[:, :-1]
+    batch, _, dim = residual_BND.shape
+    frames_BFSD = residual_BND.reshape(batch, grid.frames, grid.height * grid.width, dim)
+    after, before = frames_BFSD[:, 1:], frames_BFSD[:, :-1]
     score = (after - before).abs().sum() / (after.abs().sum() + before.abs().sum()).clamp_min(1e-12)
-    return (MOTION_SCALE * score) ** MOTION_POWER
+    return (MOTION_SCALE * score).pow(MOTION_POWER)
 
 
 class AdaRate(Lead):

@@ -174,8 +174,9 @@ class BlockGate(CacheManager):
         self._binding[binds] = self._binding.get(binds, 0) + 1
         if value >= count.largest_delta:
             count.largest_delta, count.threshold, count.binds = value, threshold, binds
-        count.skipped += value <= threshold
-        return value <= threshold
+        skips = bool(value <= threshold)
+        count.skipped += skips
+        return skips
 
     def _keep(self, ops: BlockOps, x_BND: torch.Tensor, y_BND: torch.Tensor) -> torch.Tensor:
         self.store.put(ops.stack, ops.layer, "input", x_BND)

@@ -131,10 +131,14 @@ class Mode:
     def build(self, config: Any, context: RunContext) -> ManagerFactory:
         """The managers of one video. Raises ValueError where the mask or the calibration that it needs is missing:
         now, and not after the video was encoded."""
-        if self.needs_mask and context.tokens is None:
-            raise ValueError(f"--mode {self.name} works by the mask: give one, or use a mode that needs none")
+        self.check_mask(context)
         self.decider(ONE_STEP, config, context, Branch.COND)
         return VideoManagers(self, config, context)
+
+    def check_mask(self, context: RunContext) -> None:
+        """Raises ValueError where the mode needs a mask and the run has none."""
+        if self.needs_mask and context.tokens is None:
+            raise ValueError(f"--mode {self.name} works by the mask: give one, or use a mode that needs none")
 
     def decider(self, schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> Decider:
         """The branch's own plan, or a lead for both branches."""

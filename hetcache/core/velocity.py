@@ -35,7 +35,7 @@ class VelocityLead(Lead):
 
     def read(self, change: torch.Tensor) -> float:
         self.host_syncs += 1
-        return change.item()
+        return float(change)
 
     def observe(self, branch: Branch, hidden: Hidden, velocity: torch.Tensor) -> None:
         """What a computed step of the leading branch gave: refreshes the rate, without a synchronisation."""

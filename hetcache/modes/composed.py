@@ -110,6 +110,7 @@ class ComposedMode(Mode):
 
     def build(self, config: Any, context: RunContext) -> ManagerFactory:
         assert self.base is not None
+        self.check_mask(context)
         make_base = self.base.build(config, context)
         teacache.plan(ONE_STEP, config, context, Branch.COND)
 
