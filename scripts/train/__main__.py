@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--weights", type=Path, default=EMBEDDED_WEIGHTS)
     for name, text in (("split", "a stage's state as float16 parts under 16 MiB"), ("join", "the parts put together")):
         parts = _command(commands, name, text, "out to")
-        parts.add_argument("--stage", choices=("ae", "ae-decoder", "dit"), required=True)
+        parts.add_argument("--stage", choices=("ae", "ae-frozen", "ae-decoder", "dit"), required=True)
     _command(commands, "plot", "draw the loss curves", "out to")
     return parser
 
@@ -78,6 +78,8 @@ def _training(command: argparse.ArgumentParser, lr: float, minutes: float) -> No
     command.add_argument("--minutes", type=float, default=minutes, help="of the whole stage, pauses left out")
     command.add_argument("--cooldown", type=float, default=0.25, help="share of them that lowers the learning rate")
     command.add_argument("--save-minutes", type=float, default=4.0)
+    command.add_argument("--session-minutes", type=float, help="end this call after so many of them")
+    command.add_argument("--workers", type=int, default=0, help="processes that draw clips: for a GPU")
     command.add_argument("--lr", type=float, default=lr)
     command.add_argument("--batch", type=int, default=1, help="multiplies the clips of a step: 8 or more on a GPU")
     command.add_argument("--device", default="cpu")
@@ -107,6 +109,7 @@ def _train_autoencoder(options: argparse.Namespace) -> None:
         options.data,
         perceptual=options.perceptual,
         batch=options.batch,
+        workers=options.workers,
         decoder_only=decoder_only,
         watch=options.watch,
         device=options.device,
@@ -114,7 +117,8 @@ def _train_autoencoder(options: argparse.Namespace) -> None:
         lpips_file=options.lpips_file,
     )
     frozen = options.out / "ae-frozen.pt" if decoder_only else None
-    stage = autoencoder.AutoencoderStage(_config(options), settings, frozen)
+    begun = (options.out / "ae.pt").exists()
+    stage = autoencoder.AutoencoderStage(_config(options), settings, frozen, begun)
     train(stage, _loop(options, adam_factor=0.25))
 
 
@@ -128,6 +132,7 @@ def _train_denoiser(options: argparse.Namespace) -> None:
         keep=options.keep,
         keep_detail=options.keep_detail,
         batch=options.batch,
+        workers=options.workers,
         watch=options.watch,
         device=options.device,
         compile=options.compile,
@@ -185,6 +190,7 @@ def _loop(options: argparse.Namespace, adam_factor: float = 1.0) -> LoopOptions:
         options.lr,
         adam_factor=adam_factor,
         cooldown=options.cooldown,
+        session_minutes=options.session_minutes,
         save_minutes=options.save_minutes,
     )
 

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder
 from diffsynth_patches.tiny.motion_vae import MotionAutoencoder
 from diffsynth_patches.tiny.vae import PATCH_VALUES
-from scripts.train.clips import ClipSampler
+from scripts.train.ahead import Ahead
+from scripts.train.clips import ClipSampler, Shape, draw
 from scripts.train.loop import Values
 from scripts.train.perceptual import PerceptualLoss
 
 # (clips per process, frames, height, width), share of steps
-SHAPES = (
+SHAPES: tuple[tuple[Shape, float], ...] = (
     ((6, 17, 128, 128), 0.5),
     ((3, 33, 128, 128), 0.25),
     ((10, 5, 144, 160), 0.13),
@@ -36,13 +37,15 @@ LPIPS_FRAMES = 6
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """`batch` multiplies the clips of a step: 1 on a CPU core, 8 to 16 on a large GPU."""
+    """`batch` multiplies the clips of a step: 1 on a CPU core, 8 to 16 on a large GPU, which also wants `workers`
+    that draw them."""
 
     data: Path
     perceptual: float = 0.3
     latent_noise: float = 0.05
     floor: float = 2e-3
     batch: int = 1
+    workers: int = 0
     decoder_only: bool = False
     watch: Path | None = None
     device: str = "cpu"
@@ -55,7 +58,10 @@ class AutoencoderStage:
 
     adam_names: tuple[str, ...] = ("linear", "head", "stem", "features", "refiner.inp", "refiner.out")
 
-    def __init__(self, config: TinyConfig, options: AutoencoderOptions, frozen: Path | None = None) -> None:
+    def __init__(
+        self, config: TinyConfig, options: AutoencoderOptions, frozen: Path | None = None, begun: bool = False
+    ) -> None:
+        """`frozen` holds weights to start from; a stage that is `begun` gets them from its checkpoint."""
         self.name = "ae-decoder" if options.decoder_only else "ae"
         self.options = options
         torch.manual_seed(0)
@@ -66,24 +72,24 @@ class AutoencoderStage:
             model.load_state_dict(torch.load(frozen, map_location="cpu", weights_only=True))
             if options.decoder_only:
                 model.encoder.requires_grad_(False)
-        else:
+        elif not begun:
             pca_start(model, ClipSampler(options.data, np.random.default_rng(7)))
         self.model: nn.Module = model.to(options.device, memory_format=torch.channels_last)
         self.encode = torch.compile(model.encode) if options.compile else model.encode
         self.decode = torch.compile(model.decode) if options.compile else model.decode
         self.lpips = PerceptualLoss(options.lpips_file).to_device(options.device) if options.perceptual else None
-        self.rng = np.random.default_rng(0)
-        self.sampler = ClipSampler(options.data, self.rng)
+        self.ahead = Ahead(options.workers)
+        self.seed: tuple[int, ...] = (1,)
+        self.drawn = 0
+        self.rng = np.random.default_rng(self.seed)
 
     def begin(self, seed: tuple[int, int], averaged: nn.Module) -> None:
-        self.rng = np.random.default_rng([1, *seed])
-        self.sampler = ClipSampler(self.options.data, self.rng)
+        self.seed = (1, *seed)
+        self.rng = np.random.default_rng(self.seed)
         torch.manual_seed(seed[0] + 1000 * seed[1])
 
     def loss(self, progress: float) -> tuple[Tensor, Values]:
-        count, frames, height, width = SHAPES[self.rng.choice(len(SHAPES), p=[share for _, share in SHAPES])][0]
-        clips = [self.sampler.sample(frames, height, width) for _ in range(count * self.options.batch)]
-        video = to_unit(np.stack(clips), self.options.device)
+        video = to_unit(self.ahead.take(draw, self._next_batch), self.options.device)
         with torch.autocast(self.options.device.split(":")[0], torch.bfloat16):
             latents = self.encode(video)
             made = self.decode(perturb(latents, self.options)).float()
@@ -96,6 +102,17 @@ class AutoencoderStage:
             "latent_std": float(latents.detach().float().std()),
         }
         return loss + self.options.perceptual * distance, figures
+
+    def close(self) -> None:
+        self.ahead.close()
+
+    def _next_batch(self) -> tuple[Path, tuple[int, ...], Shape]:
+        """Where the next batch comes from, its seed and its shape."""
+        self.drawn += 1
+        seed = (*self.seed, self.drawn)
+        choice = np.random.default_rng(seed).choice(len(SHAPES), p=[share for _, share in SHAPES])
+        clips, frames, height, width = SHAPES[choice][0]
+        return self.options.data, seed, (clips * self.options.batch, frames, height, width)
 
     def _distance(self, made: Tensor, video: Tensor, frames: int = 3) -> Tensor:
         """LPIPS of a few frames of each clip, drawn anew."""

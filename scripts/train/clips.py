@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+
+
+Shape = tuple[int, int, int, int]  # clips, frames, height, width
+
+
+def draw(folder: Path, seed: tuple[int, ...], shape: Shape) -> Pixels:
+    """A batch [B, T, H, W, 3] from the arrays of a folder; the same for the same seed, in any process."""
+    sampler = shared_sampler(folder, seed)
+    return np.stack([sampler.sample(*shape[1:]) for _ in range(shape[0])])
+
+
+def shared_sampler(folder: Path, seed: tuple[int, ...]) -> ClipSampler:
+    """This process's sampler of the folder, set to a seed."""
+    sampler = _open(folder)
+    sampler.rng = np.random.default_rng(seed)
+    return sampler
+
+
+@cache
+def _open(folder: Path) -> ClipSampler:
+    return ClipSampler(folder, np.random.default_rng(0))
 
 
 class ClipSampler:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder, build_tiny_pipeline
+from scripts.train.ahead import Ahead
 from scripts.train.autoencoder import watched_clips
 from scripts.train.captions import caption
-from scripts.train.clips import ClipSampler
+from scripts.train.clips import Shape
 from scripts.train.forward import block_forward, forward
 from scripts.train.loop import Values
 from scripts.train.mimetic import mimetic_init
-from scripts.train.pool import Pool, PoolOptions, Sample, Shape, encode_sample, stack
+from scripts.train.pool import Pool, PoolOptions, Sample, encode_sample, stack
 
 # (from this progress on, ((clips per process, frames, height, width), share) ...)
 STAGES: tuple[tuple[float, tuple[tuple[Shape, float], ...]], ...] = (
@@ -35,7 +36,8 @@ STAGES: tuple[tuple[float, tuple[tuple[Shape, float], ...]], ...] = (
 
 @dataclass(frozen=True)
 class DenoiserOptions:
-    """`batch` multiplies the clips of a step: 1 on a CPU core, 8 to 16 on a large GPU. `keep` and `keep_detail` below
+    """`batch` multiplies the clips of a step: 1 on a CPU core, 8 to 16 on a large GPU, which also wants
+    `workers` that draw them. `keep` and `keep_detail` below
     1 soften the targets, see `blend_towards_mean`."""
 
     data: Path
@@ -44,6 +46,7 @@ class DenoiserOptions:
     keep: float = 1.0
     keep_detail: float = 1.0
     batch: int = 1
+    workers: int = 0
     pool: PoolOptions = field(default_factory=PoolOptions)
     watch: Path | None = None
     device: str = "cpu"
@@ -88,20 +91,21 @@ class DenoiserStage:
         self.block_fn = torch.compile(block_forward) if options.compile else None
         self.keep_C = keep_per_channel(vae, options.keep, options.keep_detail).to(options.device)
         self.averaged: nn.Module = self.model
-        self._use(np.random.default_rng(0))
+        self.watched: list[Sample] = []
+        self.ahead = Ahead(options.workers)
+        self._use((2,))
 
     def begin(self, seed: tuple[int, int], averaged: nn.Module) -> None:
         self.averaged = averaged
-        self._use(np.random.default_rng([2, *seed]))
+        self._use((2, *seed))
         torch.manual_seed(seed[0] + 1000 * seed[1])
         self.watched = self._watched()
 
     def loss(self, progress: float) -> tuple[Tensor, Values]:
         options = self.options
         shapes = [shapes for start, shapes in STAGES if progress >= start][-1]
-        base, frames, height, width = shapes[self.rng.choice(len(shapes), p=[share for _, share in shapes])][0]
-        clips = base * options.batch
-        samples = self.pool.batch((clips, frames, height, width), self._soften if options.keep < 1 else None)
+        samples = self.pool.batch(lambda: self._shape(shapes), self._soften if options.keep < 1 else None)
+        clips = len(samples)
         batch = stack(samples, self.rng, options.caption_dropout, options.device)
         # Stratified times: each batch covers the schedule evenly.
         s = (torch.randperm(clips) + torch.rand(clips)) / clips
@@ -124,9 +128,17 @@ class DenoiserStage:
         torch.set_rng_state(state)
         return {"loss_mask": float(np.mean(values))}
 
-    def _use(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.pool = Pool(ClipSampler(self.options.data, rng), self.vae, self.options.pool, rng, self.options.device)
+    def close(self) -> None:
+        self.ahead.close()
+
+    def _use(self, seed: tuple[int, ...]) -> None:
+        options = self.options
+        self.rng = np.random.default_rng(seed)
+        self.pool = Pool(options.data, seed, self.vae, options.pool, options.device, self.ahead)
+
+    def _shape(self, shapes: tuple[tuple[Shape, float], ...]) -> Shape:
+        clips, frames, height, width = shapes[self.rng.choice(len(shapes), p=[share for _, share in shapes])][0]
+        return clips * self.options.batch, frames, height, width
 
     def _soften(self, samples: list[Sample]) -> None:
         blend_towards_mean(self.averaged, samples, self.keep_C, self.options.device)

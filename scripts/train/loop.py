@@ -41,10 +41,14 @@ class Stage(Protocol):
     def watch(self, model: nn.Module) -> Values:
         """Figures of clips never trained on; empty when there are none."""
 
+    def close(self) -> None:
+        """Called once after the last step."""
+
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """`minutes` is the whole stage's, of which the last `cooldown` share lowers the learning rate to 2 %."""
+    """`minutes` is the whole stage's, of which the last `cooldown` share lowers the learning rate to 2 %. The call ends
+    after `session_minutes` of them, if given: the next one goes on."""
 
     out: Path
     minutes: float
@@ -52,6 +56,7 @@ class LoopOptions:
     adam_factor: float = 1.0  # AdamW's learning rate over Muon's
     warmup_steps: int = 60
     cooldown: float = 0.25
+    session_minutes: float | None = None
     save_minutes: float = 4.0
     log_steps: int = 20
     decay: float = 0.998
@@ -75,7 +80,9 @@ def train(stage: Stage, options: LoopOptions) -> None:
     clock, sums = Clock(options.minutes * 60, state["used_s"]), Means()
     steady_saved = checkpoint_steady(checkpoint).exists() and state["used_s"] / 60 >= _steady_minutes(options)
     progress, next_save = clock.tick(), clock.used_s + options.save_minutes * 60
-    while progress < 1:
+    session_end_s = min(options.minutes, state["used_s"] / 60 + (options.session_minutes or options.minutes)) * 60
+    ended = progress >= 1
+    while not ended:
         cooling = progress > 1 - options.cooldown
         if cooling and not steady_saved and rank == 0:
             _save(checkpoint_steady(checkpoint), model, ema, optimizers, step, clock.used_s, cooled=False)
@@ -92,16 +99,18 @@ def train(stage: Stage, options: LoopOptions) -> None:
         ema.update(model)
         step += 1
         progress = clock.tick()
+        ended = progress * options.minutes * 60 >= session_end_s
         sums.add({**figures, "norm": norm})
         if log and step % options.log_steps == 0:
             log.row(step=step, used_s=clock.used_s, lr=factor, **sums.take())
-        if log and (clock.used_s > next_save or progress >= 1):
+        if log and (clock.used_s > next_save or ended):
             next_save = clock.used_s + options.save_minutes * 60
             _save(checkpoint, model, ema, optimizers, step, clock.used_s, cooled=cooling)
             watched = stage.watch(ema.module)
             if watched:
                 log.row(step=step, used_s=clock.used_s, watched=watched)
             clock.skip()
+    stage.close()
 
 
 class RunLog:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,13 @@ from torch import Tensor, nn
 from diffsynth_patches.tiny.text import TinyTokenizer
 from hetcache.media.fill import push_pull_fill
 from hetcache.media.propagate import propagate_fill
+from scripts.train.ahead import Ahead
 from scripts.train.autoencoder import to_unit
 from scripts.train.captions import caption
-from scripts.train.clips import ClipSampler
+from scripts.train.clips import Shape, shared_sampler
 from scripts.train.masks import random_mask
 
 Sample = dict[str, Any]
-Shape = tuple[int, int, int, int]  # clips, frames, height, width
 Pixels = NDArray[np.uint8]
 
 
@@ -38,41 +40,74 @@ class PoolOptions:
     capacity: int = 1200
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a batch of `shape` needs anew, before encoding: `filled` is None where push-pull fills the hole."""
+
+    shape: Shape
+    clips: Pixels
+    masks: Pixels
+    filled: list[Pixels | None]
+    words: list[list[str]]
+
+
+def draw_masked(folder: Path, seed: tuple[int, ...], shape: Shape, count: int, propagated: float) -> Drawn:
+    """`count` clips with masks, fills and words; the same for the same seed, in any process."""
+    sampler = shared_sampler(folder, seed)
+    rng = sampler.rng
+    clips = np.stack([sampler.sample(*shape[1:]) for _ in range(count)])
+    masks = np.stack([random_mask(rng, *shape[1:]) for _ in range(count)])
+    filled = [
+        propagate_fill(clip, mask > 0).frames_THWC if shape[1] > 1 and rng.random() < propagated else None
+        for clip, mask in zip(clips, masks, strict=True)
+    ]
+    return Drawn(shape, clips, masks, filled, [caption(c, m) for c, m in zip(clips, masks, strict=True)])
+
+
 class Pool:
     """Per shape, encoded samples in memory; `batch` mixes new ones with kept ones."""
 
     def __init__(
-        self, sampler: ClipSampler, vae: nn.Module, options: PoolOptions, rng: np.random.Generator, device: str
+        self,
+        data: Path,
+        seed: tuple[int, ...],
+        vae: nn.Module,
+        options: PoolOptions,
+        device: str,
+        ahead: Ahead,
     ) -> None:
-        self.sampler, self.vae, self.options, self.rng, self.device = sampler, vae, options, rng, device
+        self.data, self.seed, self.vae, self.options, self.device = data, seed, vae, options, device
+        self.ahead = ahead
+        self.rng = np.random.default_rng(seed)
         self.samples: dict[Shape, list[Sample]] = {}
+        self.planned: Counter[Shape] = Counter()
+        self.drawn = 0
 
-    def batch(self, shape: Shape, change: Callable[[list[Sample]], None] | None = None) -> list[Sample]:
-        """As many samples as the shape says; `change` may alter the new ones' targets in place."""
-        size = shape[0]
-        kept = self.samples.setdefault(shape, [])
-        count = size if len(kept) < 2 * size else max(1, round(size / self.options.reuse))
-        fresh = self._encode(count, shape)
+    def batch(self, choose: Callable[[], Shape], change: Callable[[list[Sample]], None] | None = None) -> list[Sample]:
+        """As many samples as the chosen shape says; `change` may alter the new ones' targets in place."""
+        drawn = self.ahead.take(draw_masked, lambda: self._next(choose()))
+        fresh = self._encode(drawn)
         if change is not None:
             change(fresh)
-        old = [kept[i] for i in self.rng.integers(len(kept), size=size - count)] if size > count else []
+        kept = self.samples.setdefault(drawn.shape, [])
+        missing = drawn.shape[0] - len(fresh)
+        old = [kept[i] for i in self.rng.integers(len(kept), size=missing)] if missing else []
         kept.extend(fresh)
         del kept[: max(0, len(kept) - self.options.capacity)]
         return fresh + old
 
-    def _encode(self, count: int, shape: Shape) -> list[Sample]:
-        clips = np.stack([self.sampler.sample(*shape[1:]) for _ in range(count)])
-        masks = np.stack([random_mask(self.rng, *shape[1:]) for _ in range(count)])
-        filled = [
-            propagate_fill(clip, mask > 0).frames_THWC
-            if shape[1] > 1 and self.rng.random() < self.options.propagated
-            else None
-            for clip, mask in zip(clips, masks, strict=True)
-        ]
-        encoded = encode_sample(self.vae, clips, masks, self.device, filled)
+    def _next(self, shape: Shape) -> tuple[Path, tuple[int, ...], Shape, int, float]:
+        """What is drawn next: all of a batch at first, later the share that is not reused."""
+        size = shape[0]
+        count = size if self.planned[shape] < 2 * size else max(1, round(size / self.options.reuse))
+        self.planned[shape] += count
+        self.drawn += 1
+        return self.data, (*self.seed, self.drawn), shape, count, self.options.propagated
+
+    def _encode(self, drawn: Drawn) -> list[Sample]:
+        encoded = encode_sample(self.vae, drawn.clips, drawn.masks, self.device, drawn.filled)
         return [
-            {"words": caption(clips[i], masks[i]), **{key: value[i] for key, value in encoded.items()}}
-            for i in range(count)
+            {"words": words, **{key: value[i] for key, value in encoded.items()}} for i, words in enumerate(drawn.words)
         ]
 
 

@@ -20,11 +20,12 @@ _DENOISER_PARTS = ("dit", "vace", "text_encoder")
 
 
 def write_parts(checkpoint: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[Path]:
-    """The checkpoint's weights and averaged weights as float16 in files NAME.0, NAME.1 ... of at most `part_bytes`."""
+    """The checkpoint (or plain weights) without optimisers, as float16, in files NAME.0, NAME.1 ... of at most
+    `part_bytes`."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    small = {key: _halved(state[key]) for key in ("model", "ema")}
+    state.pop("optimizers", None)
     buffer = io.BytesIO()
-    torch.save({**small, "step": state["step"], "used_s": state["used_s"], "cooled": state["cooled"]}, buffer)
+    torch.save(_halved(state), buffer)
     content = buffer.getvalue()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{checkpoint.stem}.[0-9]"):
@@ -77,5 +78,7 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
     return path
 
 
-def _halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.half() for key, value in state.items()}
+def _halved(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _halved(item) for key, item in value.items()}
+    return value.half() if isinstance(value, Tensor) and value.is_floating_point() else value

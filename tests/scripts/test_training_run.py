@@ -10,10 +10,13 @@ import torch
 
 from diffsynth_patches.tiny import load_tiny_pipeline, read_config
 from scripts.train.__main__ import main
+from scripts.train.ahead import Ahead
 from scripts.train.arrays import HELD_OUT, pack, prepare
+from scripts.train.clips import draw
 from scripts.train.export import read_log
 from scripts.train.loop import Means, checkpoint_steady
 from scripts.train.optim import schedule
+from scripts.train.pool import draw_masked
 from scripts.train.state import read_parts, write_parts
 
 SHAPES = (((1, 5, 32, 48), 0.5), ((1, 1, 32, 48), 0.5))
@@ -144,3 +147,44 @@ def test_a_log_resumed_from_a_checkpoint_replaces_what_came_after_it(tmp_path):
     rows = [{"step": step, "used_s": used} for step, used in ((1, 10.0), (2, 20.0), (1, 12.0))]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [row["used_s"] for row in read_log(tmp_path / "x.jsonl")] == [10.0, 12.0]
+
+
+def test_worker_processes_draw_what_this_one_would(data):
+    arguments = [(data, (1, 2, index), (2, 5, 32, 48)) for index in range(3)]
+    here, there = Ahead(0), Ahead(1)
+    try:
+        queue = [iter(arguments + arguments) for _ in range(2)]
+        for _ in range(2):
+            a = here.take(draw, lambda: next(queue[0]))
+            b = there.take(draw, lambda: next(queue[1]))
+            assert np.array_equal(a, b)
+    finally:
+        there.close()
+
+
+def test_a_drawn_batch_holds_masks_fills_and_words(data):
+    drawn = draw_masked(data, (0,), (4, 9, 64, 80), 3, propagated=1.0)
+    assert drawn.clips.shape == (3, 9, 64, 80, 3)
+    assert all(words for words in drawn.words)
+    for clip, mask, filled in zip(drawn.clips, drawn.masks, drawn.filled, strict=True):
+        assert np.array_equal(filled[mask == 0], clip[mask == 0])
+        assert not np.array_equal(filled[mask > 0], clip[mask > 0])
+    assert draw_masked(data, (0,), (1, 1, 64, 80), 1, propagated=1.0).filled == [None]
+
+
+def test_a_stage_goes_on_in_calls_that_know_only_parts(data, tmp_path, quick):
+    """What gpu.sh does: train, split, and go on elsewhere from the parts."""
+    run("ae", data, tmp_path / "a")
+    main(["split", "--stage", "ae", "--out", str(tmp_path / "a"), "--to", str(tmp_path / "parts"), "--small"])
+    main(["join", "--stage", "ae", "--out", str(tmp_path / "b"), "--to", str(tmp_path / "parts"), "--small"])
+    before = steps(tmp_path / "b" / "ae.pt")
+    run("ae", data, tmp_path / "b", minutes=0.02)
+    assert steps(tmp_path / "b" / "ae.pt") > before == steps(tmp_path / "a" / "ae.pt")
+
+
+def test_a_call_ends_after_its_own_minutes(data, tmp_path, quick):
+    main(
+        ["ae", "--data", str(data), "--out", str(tmp_path), "--minutes", "60", "--session-minutes", "0.01"]
+        + ["--perceptual", "0", "--small"]
+    )
+    assert 0 < torch.load(tmp_path / "ae.pt", weights_only=True)["used_s"] < 60
