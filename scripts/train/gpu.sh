@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # One call of training on a GPU machine that keeps nothing: it starts from what lies in STATE and leaves its own in OUT.
 #   bash scripts/train/gpu.sh STAGE CALL_MINUTES STAGE_MINUTES PACK STATE OUT [further flags of the stage]
-# STAGE is ae or dit. A stage of STAGE_MINUTES takes several calls of CALL_MINUTES (below the machine's limit for one
-# command, with two minutes to spare); after each, what came into OUT is put into STATE for the next. On an H100:
-#   ae 8 8, then dit 7 14 and dit 7 14: 22 minutes of training in three calls.
-# PACK holds clips/ (at most 50 MiB, made by `python -m scripts.train pack`) and lpips-alex.safetensors (from
-# scripts/fetch_weights.py), and may hold watch/ (from `watch-clips`) and wheels/ (unpacked packages that the machine
-# lacks: diffsynth and what it imports). OUT gets at most eight files of at most 15 MiB: weights in float16 and logs.
-# GPU_DEVICE=cpu and --small try it out anywhere.
+# STAGE is ae or dit. A stage of STAGE_MINUTES takes several calls of CALL_MINUTES: at most 7 where one command may run
+# for 10, because decoding the data, compiling and writing come on top. What came into OUT is put into STATE for the
+# next call. On an H100: `ae 7 7`, `dit 7 14` and `dit 7 14`: 21 minutes of training in three calls.
+# PACK holds clips/ (at most 50 MiB, made by `python -m scripts.train pack`) and lpips-alex.safetensors (brought by
+# `python -m hetcache.metrics lpips`), and may hold watch/ (from `watch-clips`) and wheels/ (unpacked packages that the
+# machine lacks: diffsynth and what it imports). OUT gets at most eight files of at most 15 MiB: weights in float16 and
+# the log. GPU_DEVICE=cpu and --small try it out anywhere.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 stage=$1 call_minutes=$2 stage_minutes=$3
@@ -16,7 +16,7 @@ shift 6
 device=${GPU_DEVICE:-cuda}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$out"
+mkdir -p "$out" "$work/run"
 [[ ! -d $pack/wheels ]] || export PYTHONPATH="$pack/wheels${PYTHONPATH:+:$PYTHONPATH}"
 toy=()
 for flag in "$@"; do [[ $flag != --small ]] || toy=(--small); done
@@ -41,7 +41,8 @@ flags+=(--device "$device" --save-minutes 2)
 [[ ! -f $pack/lpips-alex.safetensors ]] || flags+=(--lpips-file "$pack/lpips-alex.safetensors")
 [[ $device != cuda ]] || flags+=(--batch 8 --workers 14 --compile)
 # `timeout` is the belt to the braces of --session-minutes: what was saved last still leaves the machine.
-timeout --signal=INT "$((call_minutes + 1))m" python3 -m scripts.train "$stage" "${flags[@]}" "$@" ||
+limit_s=$(python3 -c "print(round(60 * $call_minutes + 90))")
+timeout --signal=INT "$limit_s" python3 -m scripts.train "$stage" "${flags[@]}" "$@" ||
   echo "the stage ended with status $?: its last checkpoint is kept" >&2
 train split --stage "$stage" --out "$work/run" --to "$out"
 cp "$work/run/$stage.jsonl" "$out/"

@@ -1,6 +1,6 @@
 """LPIPS with a gradient: the training loss beside the squared error, so that texture survives.
 
-The trunk and the heads are those of `hetcache.metrics` (`python scripts/fetch_weights.py lpips`), read from the file
+The trunk and the heads are those of `hetcache.metrics` (`python -m hetcache.metrics lpips`), read from the file
 itself, so that a machine without the lpips package can train.
 """
 
@@ -26,7 +26,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         path = file or fetched_trunk("alex")
         if not path.is_file():
-            raise FileNotFoundError(f"no LPIPS trunk at {path}: run `python scripts/fetch_weights.py lpips`")
+            raise FileNotFoundError(f"no LPIPS trunk at {path}: run `python -m hetcache.metrics lpips`")
         weights = load_file(path)
         self.kernels = [weights[f"AlexNet_0/Conv_{i}/kernel"].permute(3, 2, 0, 1).contiguous() for i in range(5)]
         self.biases = [weights[f"AlexNet_0/Conv_{i}/bias"] for i in range(5)]
