@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .motion import inverse, lucas_kanade, to_pixels, warp
+from .motion import CELL, inverse, lucas_kanade, to_pixels, warp
 from .vae import PATCH_VALUES, SPACE, TIME, check_video_shape
 
 REFERENCE = 1  # the frame of a group that the others are aligned to
 MOVING = [0, 2, 3]
 FLOW_VALUES = 2 * len(MOVING)
+FINE = 2  # the decoder corrects the motion on a grid this much finer than the latents': objects end between cells
 
 
 class GridBlock(nn.Module):
@@ -90,7 +91,8 @@ class MotionAutoencoder(nn.Module):
         super().__init__()
         self.z_dim, self.features = z_dim, features
         self.encoder = GridNet(PATCH_VALUES + FLOW_VALUES, width, encoder_depth, z_dim)
-        self.decoder = GridNet(z_dim, width, decoder_depth, PATCH_VALUES + FLOW_VALUES, features * TIME * 4)
+        beside = features * TIME * 4 + FLOW_VALUES * FINE**2
+        self.decoder = GridNet(z_dim, width, decoder_depth, PATCH_VALUES + FLOW_VALUES, beside)
         self.refiner = QuarterRefiner(refine_width, refine_depth, features)
         self.register_buffer("mean", torch.zeros(z_dim))
         self.register_buffer("std", torch.ones(z_dim))
@@ -107,8 +109,9 @@ class MotionAutoencoder(nn.Module):
         """Video [B, 3, 1 + 4k, H, W], not clamped."""
         batch = latents_BCTHW.shape[0]
         z = (latents_BCTHW * _channels(self.std) + _channels(self.mean)).transpose(1, 2).flatten(0, 1)
-        values, features = self.decoder(z.contiguous(memory_format=torch.channels_last), batch)
-        frames = self._place(values, batch)
+        values, beside = self.decoder(z.contiguous(memory_format=torch.channels_last), batch)
+        features, fine = beside.split([self.features * TIME * 4, FLOW_VALUES * FINE**2], dim=1)
+        frames = self._place(values, fine, batch)
         count = frames.shape[1]
         out = self.refiner(frames.flatten(0, 1).to(values.dtype), self._per_frame(features, batch))
         return out.unflatten(0, (batch, count)).transpose(1, 2)
@@ -137,18 +140,26 @@ class MotionAutoencoder(nn.Module):
         motion = flows.flatten(2, 3).flatten(0, 1) * self.flow_gain.float()
         return torch.cat([patches, motion], dim=1).contiguous(memory_format=torch.channels_last)
 
-    def _place(self, values_NCHW: Tensor, batch: int) -> Tensor:
-        """Decoded aligned groups to frames [B, 1 + 4k, 3, H, W], each moved to its place; the first is an average."""
+    def _place(self, values_NCHW: Tensor, fine_NCHW: Tensor, batch: int) -> Tensor:
+        """Decoded aligned groups to frames [B, 1 + 4k, 3, H, W], each moved to its place; the first is an average.
+
+        The motion is that of the cells, corrected by `fine` in quarters of cells.
+        """
         base = F.pixel_shuffle(values_NCHW[:, :PATCH_VALUES].contiguous(), SPACE).unflatten(0, (batch, -1))
         base = base.unflatten(2, (3, TIME)).transpose(2, 3)  # [B, 1 + k, 4, 3, H, W]
         first, rest = base[:, 0].mean(1, keepdim=True).float(), base[:, 1:].float()
         if rest.shape[1]:
-            flow = (values_NCHW[:, PATCH_VALUES:].float() / self.flow_gain.float()).unflatten(0, (batch, -1))[:, 1:]
-            flow = flow.unflatten(2, (len(MOVING), 2)).flatten(0, 2)
-            moved = warp(rest[:, :, MOVING].flatten(0, 2), to_pixels(flow)).unflatten(0, (batch, -1, len(MOVING)))
+            flow = to_pixels(self._vectors(values_NCHW[:, PATCH_VALUES:], batch))
+            flow = flow + to_pixels(self._vectors(F.pixel_shuffle(fine_NCHW.contiguous(), FINE), batch), CELL // FINE)
+            moved = warp(rest[:, :, MOVING].flatten(0, 2), flow).unflatten(0, (batch, -1, len(MOVING)))
             still = rest[:, :, REFERENCE]
             rest = torch.stack([moved[:, :, 0], still, moved[:, :, 1], moved[:, :, 2]], dim=2)
         return torch.cat([first, rest.flatten(1, 2)], dim=1)
+
+    def _vectors(self, motion_NCHW: Tensor, batch: int) -> Tensor:
+        """Decoded motion of all groups but the first, in pixels: [B * k * 3, 2, h, w]."""
+        flow = (motion_NCHW.float() / self.flow_gain.float()).unflatten(0, (batch, -1))[:, 1:]
+        return flow.unflatten(2, (len(MOVING), 2)).flatten(0, 2)
 
     def _per_frame(self, features_NCHW: Tensor, batch: int) -> Tensor:
         """The decoder's features at quarter resolution, one set per frame: [B * (1 + 4k), F, H/4, W/4]."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder
-from diffsynth_patches.tiny.motion_vae import MotionAutoencoder
+from diffsynth_patches.tiny.motion_vae import FINE, FLOW_VALUES, MotionAutoencoder
 from diffsynth_patches.tiny.vae import PATCH_VALUES
 from scripts.train.ahead import Ahead
 from scripts.train.clips import ClipSampler, Shape, draw
@@ -186,6 +186,9 @@ def pca_start(model: MotionAutoencoder, sampler: ClipSampler, clips: int = 160) 
         net.head.bias.zero_()
         for block in net.blocks:
             block.time.weight.mul_(0.2)
+    fine = slice(-FLOW_VALUES * FINE**2, None)
+    model.decoder.features.weight[fine].zero_()
+    model.decoder.features.bias[fine].zero_()
     model.refiner.out.weight.mul_(0.01)
     model.refiner.out.bias.zero_()
 

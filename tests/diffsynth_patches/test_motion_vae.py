@@ -105,10 +105,14 @@ def test_decoder_moves_what_it_decodes():
     image = texture(32, 48)
     values[:, :PATCH_VALUES] = F.pixel_unshuffle(image.expand(2, 12, 32, 48), 8)
     values[:, PATCH_VALUES] = 3.0  # the first frame of a group fetches from three pixels to the right
-    frames = model._place(values, 1)
+    frames = model._place(values, torch.zeros(2, 24, 4, 6), 1)
     assert frames.shape == (1, 5, 3, 32, 48)
     assert torch.allclose(frames[0, 2, :1], image[0], atol=1e-6)
     assert torch.allclose(frames[0, 1, :1, :, :-3], image[0, :, :, 3:], atol=1e-5)
+    fine = torch.zeros(2, 24, 4, 6)
+    fine[:, :4] = 2.0  # the correction of the same frame along x, in its four quarters
+    frames = model._place(values, fine, 1)
+    assert torch.allclose(frames[0, 1, :1, :, :-5], image[0, :, :, 5:], atol=1e-5)
 
 
 def test_upsampled_motion_of_one_vector_is_that_vector():

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from diffsynth_patches.tiny import load_tiny_pipeline, read_config
+from hetcache.media.write import write_video
 from scripts.train.__main__ import main
 from scripts.train.ahead import Ahead
 from scripts.train.arrays import HELD_OUT, pack, prepare
+from scripts.train.autoencoder import watched_clips
 from scripts.train.clips import draw
 from scripts.train.export import read_log
+from scripts.train.held_out import find_clips, write_watched
 from scripts.train.loop import Means, checkpoint_steady
 from scripts.train.optim import schedule
 from scripts.train.pool import draw_masked
@@ -188,3 +191,16 @@ def test_a_call_ends_after_its_own_minutes(data, tmp_path, quick):
         + ["--perceptual", "0", "--small"]
     )
     assert 0 < torch.load(tmp_path / "ae.pt", weights_only=True)["used_s"] < 60
+
+
+def test_clips_to_watch_come_with_their_masks(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [cv2.resize(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8), (64, 48)) for _ in range(5)]
+    write_video(tmp_path / "a.mp4", frames, 25)
+    write_video(tmp_path / "a_mask.mp4", [np.full((48, 64, 3), 255, np.uint8)] * 5, 25)
+    with pytest.raises(SystemExit, match="5 frames, 9 are needed"):
+        find_clips([tmp_path], 9, 48, 64)
+    clips = find_clips([tmp_path], 5, 48, 64)
+    write_watched(clips, tmp_path / "watch")
+    assert [path.stem for path in watched_clips(tmp_path / "watch")] == ["a"]
+    assert np.load(tmp_path / "watch" / "a_mask.npy").all()
