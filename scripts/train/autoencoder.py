@@ -187,8 +187,10 @@ def pca_start(model: MotionAutoencoder, sampler: ClipSampler, clips: int = 160) 
         for block in net.blocks:
             block.time.weight.mul_(0.2)
     fine = slice(-FLOW_VALUES * FINE**2, None)
-    model.decoder.features.weight[fine].zero_()
-    model.decoder.features.bias[fine].zero_()
+    beside = model.decoder.features
+    assert beside is not None and beside.bias is not None
+    beside.weight[fine].zero_()
+    beside.bias[fine].zero_()
     model.refiner.out.weight.mul_(0.01)
     model.refiner.out.bias.zero_()
 

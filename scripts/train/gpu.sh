@@ -39,7 +39,9 @@ flags=(--data "$work/data" --out "$work/run" --minutes "$stage_minutes" --sessio
 flags+=(--device "$device" --save-minutes 2)
 [[ ! -d $pack/watch ]] || flags+=(--watch "$pack/watch")
 [[ ! -f $pack/lpips-alex.safetensors ]] || flags+=(--lpips-file "$pack/lpips-alex.safetensors")
-[[ $device != cuda ]] || flags+=(--batch 8 --workers 14 --compile)
+[[ $device != cuda ]] || flags+=(--batch 8 --workers 14)
+# The denoiser's block is one graph for all shapes; the autoencoder's convolutions would be compiled shape by shape.
+[[ $device != cuda || $stage != dit ]] || flags+=(--compile)
 # `timeout` is the belt to the braces of --session-minutes: what was saved last still leaves the machine.
 limit_s=$(python3 -c "print(round(60 * $call_minutes + 90))")
 timeout --signal=INT "$limit_s" python3 -m scripts.train "$stage" "${flags[@]}" "$@" ||
