@@ -117,6 +117,7 @@ class Broadcast(CacheManager):
     that only what the next computed step takes is kept."""
 
     def __init__(self, config: PabConfig, decider: Decider, branch: Branch) -> None:
+        assert decider.decisions, "what is kept follows from the plan"
         self._config = config
         self._decider = decider
         self._branch = branch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from replay import toy_calibration
 
 from diffsynth_patches.apply import patched
 from diffsynth_patches.denoiser import model_shape
-from hetcache.core.mode import RunContext
+from hetcache.core.mode import Mode, RunContext
 from hetcache.core.session import CacheBudgetError, CacheSession
 from hetcache.core.vocabulary import Branch
 from hetcache.modes import MODES
@@ -107,3 +107,24 @@ def test_another_mode_stops_at_the_budget_and_the_pipeline_is_whole_again(pipe, 
 def test_a_mode_that_cannot_do_with_less_is_left_as_it_is(shape):
     pab = MODES["pab"]
     assert fit_to_budget(pab, pab.config(), 0.0, shape, TOKENS, 4, 2) == (pab.config(), [])
+
+
+@dataclass(frozen=True)
+class WideConfig:
+    wide: bool = True
+
+
+def test_what_is_given_up_is_the_modes_own():
+    toy = Mode(
+        "wide",
+        "",
+        "",
+        WideConfig,
+        cache_bytes=lambda config, *_: GIB if config.wide else GIB // 4,
+        lighter=lambda config: [("narrow", replace(config, wide=False))],
+    )
+    assert fit_to_budget(toy, WideConfig(), 2.0, None, TOKENS, 4, 2) == (WideConfig(), [])
+    config, reasons = fit_to_budget(toy, WideConfig(), 1.5, None, TOKENS, 4, 2)
+    assert config == WideConfig(False) and reasons == ["narrow (2 GiB would be over --cache-budget-gib 1.5)"]
+    with pytest.raises(ValueError, match="--mode wide keeps 0.5 GiB here at the least"):
+        fit_to_budget(toy, WideConfig(), 0.1, None, TOKENS, 4, 2)
