@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
@@ -33,7 +34,7 @@ class BlockInputs(shared.BlockInputs):
     regions: Regions = EAGER
 
 
-def computable(block: torch.nn.Module) -> torch.nn.Module:
+def computable(block: torch.nn.Module) -> Any:
     """The block itself, or under DiffSynth's VRAM management the module that it would compute with at this call
     (its weights may be a copy on the computation device: use it for this call only)."""
     if not isinstance(block, AutoWrappedModule):
@@ -46,7 +47,7 @@ def computable(block: torch.nn.Module) -> torch.nn.Module:
 class DiTBlockOps(shared.MeteredBlock[BlockInputs]):
     """`hetcache.core.vocabulary.BlockOps` for one `DiTBlock`; `block` is the module to compute with at this call."""
 
-    def __init__(self, block: torch.nn.Module, stack: str, layer: int, num_layers: int, inputs: BlockInputs) -> None:
+    def __init__(self, block: Any, stack: str, layer: int, num_layers: int, inputs: BlockInputs) -> None:
         super().__init__(stack, layer, num_layers, inputs)
         self.block = block
         self.dim, self.ffn_dim = block.dim, block.ffn_dim
@@ -56,7 +57,10 @@ class DiTBlockOps(shared.MeteredBlock[BlockInputs]):
 
     def whole(self, x_BND: torch.Tensor) -> torch.Tensor:
         inputs = self.inputs
-        return DiTBlock.forward(self.block, x_BND, inputs.context_BLD, inputs.t_mod_B6D, inputs.freqs_A)
+        out_BND: torch.Tensor = DiTBlock.forward(
+            self.block, x_BND, inputs.context_BLD, inputs.t_mod_B6D, inputs.freqs_A
+        )
+        return out_BND
 
     def qkv(self, x_BND: torch.Tensor) -> QKV:
         attn, inputs = self.block.self_attn, self.inputs
@@ -67,11 +71,15 @@ class DiTBlockOps(shared.MeteredBlock[BlockInputs]):
 
     def attend(self, q_BND: torch.Tensor, k_BND: torch.Tensor, v_BND: torch.Tensor) -> torch.Tensor:
         attn = self.block.self_attn
-        return attn.o(attn.attn(q_BND, k_BND, v_BND))
+        out_BND: torch.Tensor = attn.o(attn.attn(q_BND, k_BND, v_BND))
+        return out_BND
 
     def cross(self, x_BND: torch.Tensor) -> torch.Tensor:
         attn, inputs = self.block.cross_attn, self.inputs
-        return attn.o(attn.attn(*inputs.regions.cross_qkv(attn, self.block.norm3, x_BND, inputs.context_BLD)))
+        out_BND: torch.Tensor = attn.o(
+            attn.attn(*inputs.regions.cross_qkv(attn, self.block.norm3, x_BND, inputs.context_BLD))
+        )
+        return out_BND
 
     def feed_forward(self, x_BND: torch.Tensor) -> torch.Tensor:
         shift, scale = self._modulation()[3:5]

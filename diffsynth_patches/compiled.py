@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffsynth.models.wan_video_dit import modulate
@@ -19,14 +20,14 @@ NUM_SIZES = 1024
 
 
 def self_qkv(
-    attn: torch.nn.Module, norm1: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor, scale_B1D: torch.Tensor
+    attn: Any, norm1: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor, scale_B1D: torch.Tensor
 ) -> QKV:
     """Normalised queries and keys, not yet rotated, and values of a self-attention."""
     input_BND = modulate(norm1(x_BND), shift_B1D, scale_B1D)
     return attn.norm_q(attn.q(input_BND)), attn.norm_k(attn.k(input_BND)), attn.v(input_BND)
 
 
-def cross_qkv(attn: torch.nn.Module, norm3: torch.nn.Module, x_BND: torch.Tensor, context_BLD: torch.Tensor) -> QKV:
+def cross_qkv(attn: Any, norm3: torch.nn.Module, x_BND: torch.Tensor, context_BLD: torch.Tensor) -> QKV:
     """Queries of the tokens, keys and values of the prompt."""
     return attn.norm_q(attn.q(norm3(x_BND))), attn.norm_k(attn.k(context_BLD)), attn.v(context_BLD)
 
@@ -34,7 +35,8 @@ def cross_qkv(attn: torch.nn.Module, norm3: torch.nn.Module, x_BND: torch.Tensor
 def mlp(
     ffn: torch.nn.Module, norm2: torch.nn.Module, x_BND: torch.Tensor, shift_B1D: torch.Tensor, scale_B1D: torch.Tensor
 ) -> torch.Tensor:
-    return ffn(modulate(norm2(x_BND), shift_B1D, scale_B1D))
+    out_BND: torch.Tensor = ffn(modulate(norm2(x_BND), shift_B1D, scale_B1D))
+    return out_BND
 
 
 def add_gated(x_BND: torch.Tensor, gate_B1D: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor:
@@ -64,7 +66,8 @@ def compiled_regions(device: str) -> Iterator[Regions]:
     functions = (self_qkv, cross_qkv, mlp, add_gated)
     # With fullgraph torch raises at the limit; without, it would go on uncompiled.
     with torch._dynamo.config.patch(recompile_limit=NUM_SIZES, accumulated_recompile_limit=4 * NUM_SIZES):
-        yield Regions(*(torch.compile(f, dynamic=False, fullgraph=True) for f in functions))
+        compiled: list[Any] = [torch.compile(f, dynamic=False, fullgraph=True) for f in functions]
+        yield Regions(*compiled)
 
 
 def check_compiler(device: str) -> None:

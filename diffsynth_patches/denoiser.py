@@ -46,7 +46,8 @@ class WanDenoiser:
         return {"e": e_TD.float(), "e0": self._dit.time_projection(e_TD).float()}
 
     def embed_text(self, call: Call) -> torch.Tensor:
-        return self._dit.text_embedding(call.context)
+        context_BLD: torch.Tensor = self._dit.text_embedding(call.context)
+        return context_BLD
 
     def embed(self, call: Call, context_BLD: torch.Tensor) -> Hidden:
         dit = self._dit
@@ -92,14 +93,19 @@ class WanDenoiser:
         return nullcontext(DiTBlockOps(computable(blocks[layer]), stack, layer, len(blocks), inputs))
 
     def before_vace(self, ops: DiTBlockOps, c_BND: torch.Tensor, x_BND: torch.Tensor) -> torch.Tensor:
-        return ops.block.before_proj(c_BND) + x_BND
+        out_BND: torch.Tensor = ops.block.before_proj(c_BND) + x_BND
+        return out_BND
 
     def after_vace(self, ops: DiTBlockOps, c_BND: torch.Tensor) -> torch.Tensor:
-        return ops.block.after_proj(c_BND)
+        hint_BND: torch.Tensor = ops.block.after_proj(c_BND)
+        return hint_BND
 
     def head(self, hidden: Hidden, x_BND: torch.Tensor) -> torch.Tensor:
         grid = hidden.grid
-        return self._dit.unpatchify(self._dit.head(x_BND, hidden.t_BD), (grid.frames, grid.height, grid.width))
+        out_BCFHW: torch.Tensor = self._dit.unpatchify(
+            self._dit.head(x_BND, hidden.t_BD), (grid.frames, grid.height, grid.width)
+        )
+        return out_BCFHW
 
     def _freqs(self, hidden: Hidden) -> torch.Tensor:
         f, h, w = hidden.grid.frames, hidden.grid.height, hidden.grid.width

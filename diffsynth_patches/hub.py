@@ -11,7 +11,7 @@ from diffsynth.core import ModelConfig
 
 
 @dataclass
-class HubModel(ModelConfig):
+class HubModel(ModelConfig):  # type: ignore[misc]  # DiffSynth has no types
     """DiffSynth's config of a hub model, with `revision` (a commit, tag or branch). Revisions have folders of their own
     below DiffSynth's, so that files of one never stand for another's; None is DiffSynth's own behaviour. ModelScope
     and Hugging Face check what they fetch against the hash and size that the hub states."""

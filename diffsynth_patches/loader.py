@@ -111,7 +111,8 @@ def _embed(pipe: WanVideoPipeline, prompt: str) -> torch.Tensor:
     unit = WanVideoUnit_PromptEmbedder()
     pipe.load_models_to_device(unit.onload_model_names)
     _, mask = pipe.tokenizer(prompt, return_mask=True, add_special_tokens=True)
-    return unit.encode_prompt(pipe, prompt)[0, : int(mask.gt(0).sum())]
+    embedding_LD: torch.Tensor = unit.encode_prompt(pipe, prompt)[0, : int(mask.gt(0).sum())]
+    return embedding_LD
 
 
 def folder_configs(folder: Path) -> list[ModelConfig]:

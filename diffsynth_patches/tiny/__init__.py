@@ -46,7 +46,7 @@ class TinyConfig:
     vae_refine_depth: int = 2
     vae_features: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         head_dim, rest = divmod(self.dim, self.num_heads)
         if rest or head_dim % 2 or (head_dim // 3) % 2:
             raise ValueError(

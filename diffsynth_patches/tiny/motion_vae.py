@@ -36,7 +36,8 @@ class GridBlock(nn.Module):
         out = x_NCHW.unflatten(0, (batch, -1)) + now
         out[:, 1:] += before[:, :-1]
         out[:, :-1] += after[:, 1:]
-        return out.flatten(0, 1)
+        out_NCHW: Tensor = out.flatten(0, 1)
+        return out_NCHW
 
 
 class GridNet(nn.Module):
@@ -94,6 +95,9 @@ class MotionAutoencoder(nn.Module):
         beside = features * TIME * 4 + FLOW_VALUES * FINE**2
         self.decoder = GridNet(z_dim, width, decoder_depth, PATCH_VALUES + FLOW_VALUES, beside)
         self.refiner = QuarterRefiner(refine_width, refine_depth, features)
+        self.mean: Tensor
+        self.std: Tensor
+        self.flow_gain: Tensor
         self.register_buffer("mean", torch.zeros(z_dim))
         self.register_buffer("std", torch.ones(z_dim))
         self.register_buffer("flow_gain", torch.tensor(1.0))  # weight of a pixel of motion against pixel values
@@ -103,7 +107,8 @@ class MotionAutoencoder(nn.Module):
         batch = video_BCTHW.shape[0]
         z = self.encoder(self.align(video_BCTHW).to(video_BCTHW.dtype), batch)[0]
         z = z.unflatten(0, (batch, -1)).transpose(1, 2)
-        return (z - _channels(self.mean)) / _channels(self.std)
+        latents_BCTHW: Tensor = (z - _channels(self.mean)) / _channels(self.std)
+        return latents_BCTHW
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Video [B, 3, 1 + 4k, H, W], not clamped."""
@@ -114,7 +119,8 @@ class MotionAutoencoder(nn.Module):
         frames = self._place(values, fine, batch)
         count = frames.shape[1]
         out = self.refiner(frames.flatten(0, 1).to(values.dtype), self._per_frame(features, batch))
-        return out.unflatten(0, (batch, count)).transpose(1, 2)
+        out_BCTHW: Tensor = out.unflatten(0, (batch, count)).transpose(1, 2)
+        return out_BCTHW
 
     @torch.no_grad()
     def align(self, video_BCTHW: Tensor) -> Tensor:

@@ -79,4 +79,5 @@ class TinyTextEncoder(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY_SIZE, text_dim, padding_idx=PAD)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        return self.embedding(ids_BL) * mask_BL.unsqueeze(-1).to(self.embedding.weight.dtype)
+        out_BLD: Tensor = self.embedding(ids_BL) * mask_BL.unsqueeze(-1).to(self.embedding.weight.dtype)
+        return out_BLD

@@ -8,6 +8,7 @@ carries most of the picture; residual convolutions on the latent grid add what t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,8 @@ class SpaceTimeBlock(nn.Module):
         before, now, after = self.time(y).chunk(3, dim=-1)
         before = F.pad(before[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
         after = F.pad(after[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
-        return x_BTHWC + before + now + after
+        out_BTHWC: Tensor = x_BTHWC + before + now + after
+        return out_BTHWC
 
 
 class PatchNet(nn.Module):
@@ -47,7 +49,10 @@ class PatchNet(nn.Module):
         self.head = nn.Linear(width, out_dim)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
-        return self.linear(x_BTHWC) + self.head(F.gelu(self.blocks(self.stem(x_BTHWC)), approximate="tanh"))
+        out_BTHWC: Tensor = self.linear(x_BTHWC) + self.head(
+            F.gelu(self.blocks(self.stem(x_BTHWC)), approximate="tanh")
+        )
+        return out_BTHWC
 
 
 class PixelRefiner(nn.Module):
@@ -75,13 +80,16 @@ class TinyAutoencoder(nn.Module):
         self.encoder = PatchNet(PATCH_VALUES, width, encoder_depth, z_dim)
         self.decoder = PatchNet(z_dim, width, decoder_depth, PATCH_VALUES)
         self.refiner = PixelRefiner(refine_width)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.zeros(z_dim))
         self.register_buffer("std", torch.ones(z_dim))
 
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Normalised latents [B, z, 1 + k, H/8, W/8]. ValueError when the shape does not divide."""
         z = self.encoder(to_patches(video_BCTHW)).permute(0, 4, 1, 2, 3)
-        return (z - _channels(self.mean)) / _channels(self.std)
+        latents_BCTHW: Tensor = (z - _channels(self.mean)) / _channels(self.std)
+        return latents_BCTHW
 
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Video [B, 3, 1 + 4k, H, W], not clamped."""
@@ -89,7 +97,19 @@ class TinyAutoencoder(nn.Module):
         video = from_patches(self.decoder(z.permute(0, 2, 3, 4, 1)))
         b, _, t = video.shape[:3]
         frames = self.refiner(video.transpose(1, 2).flatten(0, 1))
-        return frames.unflatten(0, (b, t)).transpose(1, 2)
+        out_BCTHW: Tensor = frames.unflatten(0, (b, t)).transpose(1, 2)
+        return out_BCTHW
+
+
+class Autoencoder(Protocol):
+    """What `TinyVideoVAE` wraps; a module too."""
+
+    z_dim: int
+    mean: Tensor
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor: ...
+
+    def decode(self, latents_BCTHW: Tensor) -> Tensor: ...
 
 
 class TinyVideoVAE(nn.Module):
@@ -100,7 +120,7 @@ class TinyVideoVAE(nn.Module):
 
     upsampling_factor = SPACE
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Autoencoder):
         super().__init__()
         self.model = model
         self.z_dim = model.z_dim

@@ -103,7 +103,7 @@ class CachedForward:
     def _inputs(self, hidden: Hidden, meter: WorkMeter) -> BlockInputs:
         if self._rope is None or self._rope[0] != hidden.grid:
             self._rope = hidden.grid, self._denoiser.rope(hidden)
-        inputs = self._denoiser.inputs(hidden, self._rope[1], meter)
+        inputs: BlockInputs = self._denoiser.inputs(hidden, self._rope[1], meter)
         if not self._noted:
             self._noted = True
             self._session.facts.update(self._denoiser.deviations(hidden, inputs))

@@ -37,7 +37,7 @@ def match_colour(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask) -> Fram
     if not weights_T.any():
         return edit_THWC
     steady_T3C = _steady(np.stack([coefficients for coefficients, _ in fields]), weights_T)
-    matched_THWC = edit_THWC.copy()
+    matched_THWC: Frames = edit_THWC.copy()
     y, x = _coordinates(mask_THW.shape[1:])
     for index, mask in enumerate(mask_THW):
         if mask.any():
@@ -54,7 +54,7 @@ def regrain(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask, seed: int) -
     if not lacking.any():
         return edit_THWC
     rng = np.random.default_rng(seed)
-    grained_THWC = edit_THWC.copy()
+    grained_THWC: Frames = edit_THWC.copy()
     for index, mask in enumerate(mask_THW):
         noise = rng.standard_normal(mask.shape, np.float32)
         if mask.any():
@@ -94,7 +94,8 @@ def _steady(coefficients_T3C: Plane, weights_T: Plane) -> Plane:
     frames = np.arange(len(weights_T))
     kernel = np.exp(-0.5 * ((frames[:, None] - frames) / STEADY_FRAMES) ** 2) * weights_T
     kernel /= np.maximum(kernel.sum(1, keepdims=True), 1e-12)
-    return np.einsum("ts,sij->tij", kernel, coefficients_T3C).astype(np.float32)
+    steady_T3C: Plane = np.einsum("ts,sij->tij", kernel, coefficients_T3C).astype(np.float32)
+    return steady_T3C
 
 
 def _coordinates(shape: tuple[int, ...]) -> tuple[Plane, Plane]:

@@ -40,7 +40,8 @@ class RawMask:
     def alpha(self) -> NDArray[np.uint8] | None:
         """[H, W] uint8, None for a frame without transparency."""
         if self.palette is not None:
-            return self.palette[self.values, 3]
+            alpha_HW: NDArray[np.uint8] = self.palette[self.values, 3]
+            return alpha_HW
         return self.values[..., 3] if self.values.ndim == 3 and self.values.shape[2] == 4 else None
 
     @property

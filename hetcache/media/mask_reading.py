@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hetcache.files import StrPath
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.mask_frames import RawMask, iter_raw_masks, to_8_bit
 from hetcache.media.mask_tally import COLOURED_SHARE, OPAQUE, Tally, tally
-from hetcache.media.read import StrPath, VideoInfo, probe
+from hetcache.media.read import VideoInfo, probe
 
 Channel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 CHANNELS: tuple[Channel, ...] = ("auto", "luma", "alpha", "red", "green", "blue")
@@ -93,7 +94,8 @@ class MaskReading:
                     "give --mask-threshold 1 to edit all that is not 0, or 128 for white"
                 )
             chosen = values != 0 if self.object_id is None else values == self.object_id
-            return np.where(chosen, np.uint8(255), np.uint8(0))
+            grey_HW: NDArray[np.uint8] = np.where(chosen, np.uint8(255), np.uint8(0))
+            return grey_HW
         if self.blank and raw.lossless and 0 < int(values.max()) <= _last_label(values):
             raise VideoError(f"{name} holds labels up to {values.max()}, others are empty: give --mask-threshold 1")
         if self.opaque and raw.alpha is not None and (raw.alpha < OPAQUE).mean() > COLOURED_SHARE:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from hetcache.files import StrPath
 from hetcache.media.ffmpeg import MAX_SIDE, VideoError
 from hetcache.media.mask_pace import Pace
 from hetcache.media.mask_reading import MaskReading, MaskRequest, iter_grey, read_rules
-from hetcache.media.read import StrPath, VideoInfo, probe, too_few
+from hetcache.media.read import VideoInfo, probe, too_few
 
 Mask = NDArray[np.bool_]
 Extend = Literal["error", "hold", "loop"]

@@ -48,7 +48,8 @@ class Motion:
         if self._scenes[start] != self._scenes[end]:
             return None
         whole = self._to_first[end] @ np.linalg.inv(self._to_first[start])
-        return whole / whole[2, 2]
+        scaled: NDArray[np.float64] = whole / whole[2, 2]
+        return scaled
 
     @property
     def num_scenes(self) -> int:

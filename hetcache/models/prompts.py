@@ -33,7 +33,8 @@ class PromptStore:
                 known = file.metadata() or {}
                 if (known.get("encoder"), known.get("prompt")) != (self.encoder_id, prompt):
                     return None
-                return file.get_tensor("embedding")
+                embedding_LD: torch.Tensor = file.get_tensor("embedding")
+                return embedding_LD
         except (SafetensorError, OSError):
             return None
 
