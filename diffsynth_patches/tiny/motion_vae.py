@@ -165,7 +165,8 @@ class MotionAutoencoder(nn.Module):
     def _vectors(self, motion_NCHW: Tensor, batch: int) -> Tensor:
         """Decoded motion of all groups but the first, in pixels: [B * k * 3, 2, h, w]."""
         flow = (motion_NCHW.float() / self.flow_gain.float()).unflatten(0, (batch, -1))[:, 1:]
-        return flow.unflatten(2, (len(MOVING), 2)).flatten(0, 2)
+        vectors: Tensor = flow.unflatten(2, (len(MOVING), 2)).flatten(0, 2)
+        return vectors
 
     def _per_frame(self, features_NCHW: Tensor, batch: int) -> Tensor:
         """The decoder's features at quarter resolution, one set per frame: [B * (1 + 4k), F, H/4, W/4]."""
