@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,13 @@ from diffsynth.pipelines.wan_video import WanVideoPipeline, WanVideoUnit_PromptE
 
 from diffsynth_patches.hub import HubModel
 from diffsynth_patches.tiny import load_tiny_pipeline
+from hetcache.core.options import VramOptions
 from hetcache.models import ModelInfo, model_info
 from hetcache.models.prompts import PromptBook, PromptStore
 
 DIT_PATTERN = "diffusion_pytorch_model*.safetensors"
 T5_FILES = ("models_t5_umt5-xxl-enc-bf16.safetensors", "models_t5_umt5-xxl-enc-bf16.pth")
 VAE_FILES = ("Wan2.1_VAE.safetensors", "Wan2.1_VAE.pth")
-
-
-@dataclass(frozen=True)
-class VramOptions:
-    """`limit_gib` switches DiffSynth's VRAM management on: weights rest on the CPU, in fp8 if asked, and visit the
-    GPU as long as used memory stays below the limit."""
-
-    limit_gib: float | None = None
-    fp8_storage: bool = False
 
 
 def load_pipeline(

@@ -14,12 +14,12 @@ from diffsynth_patches.apply import patched
 from diffsynth_patches.denoiser import model_shape, static_schedule
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ManagerFactory
+from hetcache.core.options import EditSettings
 from hetcache.core.session import CacheSession, Observer, now_ms
 from hetcache.core.vocabulary import Schedule
 from hetcache.media.clip import Clip
 from hetcache.media.fill import push_pull_fill
 from hetcache.models import ModelInfo
-from hetcache.run.job import EditSettings
 
 GREY = 128
 # Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.

@@ -1,17 +1,20 @@
-"""The command line of `inference.py`: the paper's flags, one argument group per mode made from its config."""
+"""Command lines from option dataclasses: a field is a flag. `add_settings` for groups, `parse` for `inference.py`."""
 
 from __future__ import annotations
 
 import argparse
-import types
-import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from hetcache.cli_flags import add_input_flags, add_model_flags, add_output_flags, finite
 from hetcache.core.mode import Mode
-from hetcache.files import DATA, UserError
+from hetcache.core.options import EditSettings, Memory, Sampling, Speed, VramOptions
+from hetcache.core.settings import flag_of, kind_of, reader_of
+from hetcache.files import UserError
+from hetcache.media.options import InputOptions
+from hetcache.models.options import ModelOptions
 from hetcache.modes import MODES
+from hetcache.run.options import Files, Length, Output, Request, Size
 
 EPILOG = """examples:
   python inference.py --mode hetcache
@@ -21,6 +24,16 @@ EPILOG = """examples:
   python inference.py --mode hetcache --video clip.mp4 --outpaint 64,0,64,0
   python inference.py --mode baseline --steps 25 --output half.mp4
 """
+GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("input", (Files, Length, InputOptions)),
+    ("model", (ModelOptions, Size)),
+    ("sampling", (Sampling,)),
+    ("speed", (Speed,)),
+    ("memory", (Memory, VramOptions)),
+    ("output", (Output,)),
+)
+Values = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class UsageError(UserError):
@@ -34,7 +47,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help explains the flags)\n")
 
 
-def build_parser(modes: dict[str, Mode] = MODES) -> argparse.ArgumentParser:
+def build_parser(modes: Mapping[str, Mode] = MODES) -> argparse.ArgumentParser:
     parser = OneLineParser(
         "inference.py",
         usage="inference.py [--mode MODE] [--video VIDEO --mask MASK] [flags below]",
@@ -46,91 +59,158 @@ def build_parser(modes: dict[str, Mode] = MODES) -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode", default="hetcache", metavar="MODE", help=f"how to compute (default hetcache): {', '.join(modes)}"
     )
-    add_input_flags(parser)
-    add_model_flags(parser)
-    add_output_flags(parser)
+    for title, configs in GROUPS:
+        group = parser.add_argument_group(title)
+        for config in configs:
+            add_settings(group, config)
     _add_mode_flags(parser, modes)
     return parser
 
 
-def parse(argv: list[str] | None = None, modes: dict[str, Mode] = MODES) -> tuple[argparse.Namespace, Any]:
-    """(arguments, mode config). Raises UsageError for an unknown mode, a flag of another mode or a bad value;
-    argparse itself exits with code 2 for what it can tell alone."""
-    args = build_parser(modes).parse_args(argv)
-    if args.video is None:
-        args.video = DATA / "real.mp4"
-        if args.mask is None and args.outpaint is None:
-            args.mask = DATA / "masks.mp4"
-    mode = modes.get(args.mode)
+def parse(argv: Sequence[str] | None = None, modes: Mapping[str, Mode] = MODES) -> Request:
+    """Raises UsageError for an unknown mode, a flag of another mode or a bad value; argparse itself exits with code 2
+    for what it can tell alone."""
+    given = vars(build_parser(modes).parse_args(argv))
+    mode = modes.get(given["mode"])
     if mode is None:
-        raise UsageError(f"unknown --mode {args.mode!r}: choose from {', '.join(modes)}")
-    return args, mode_config(args, mode, modes)
-
-
-def mode_config(args: argparse.Namespace, mode: Mode, modes: dict[str, Mode] = MODES) -> Any:
-    """The mode's config from the flags that were given. Raises UsageError."""
-    own = {field.name for field in fields(mode.config)}
-    every = {field.name for other in modes.values() for field in fields(other.config)}
-    given = {name: value for name, value in vars(args).items() if name in every}
-    for name in given:
-        if name not in own:
-            owners = [other.name for other in modes.values() if name in {f.name for f in fields(other.config)}]
-            raise UsageError(f"{flag(name)} is a setting of --mode {' or '.join(owners)}, not of {mode.name}")
+        raise UsageError(f"unknown --mode {given['mode']!r}: choose from {', '.join(modes)}")
     try:
-        return mode.config(**{**dict(mode.defaults), **given})
+        return Request(
+            mode,
+            mode_config(given, mode, modes),
+            files=take(Files, given),
+            length=take(Length, given),
+            input=take(InputOptions, given),
+            model=take(ModelOptions, given),
+            size=take(Size, given),
+            edit=take(EditSettings, given),
+            vram=take(VramOptions, given),
+            output=take(Output, given),
+            words=tuple(argv or ()),
+        )
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def mode_config(given: Values, mode: Mode, modes: Mapping[str, Mode] = MODES) -> Any:
+    """The mode's config from the flags that were given. Raises UsageError."""
+    own = {field.name for field in fields(mode.config)}
+    for owned in {field.name: other.config for other in modes.values() for field in fields(other.config)}.items():
+        name, config = owned
+        if name in given and name not in own:
+            owners = [other.name for other in modes.values() if name in {f.name for f in fields(other.config)}]
+            raise UsageError(
+                f"{flag_of(config, name)} is a setting of --mode {' or '.join(owners)}, not of {mode.name}"
+            )
+    try:
+        return take(mode.config, {**dict(mode.defaults), **given})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
-def _add_mode_flags(parser: argparse.ArgumentParser, modes: dict[str, Mode]) -> None:
-    """One group per mode. A flag that several modes share is added with the first and named by the others."""
-    seen: dict[str, str] = {}
-    for mode in modes.values():
-        if mode.defaults or not fields(mode.config):
+def take(config: type[T], given: Values) -> T:
+    """An option or mode dataclass from the values that were given. Raises ValueError as its `__post_init__` does."""
+    names = {item.name for item in fields(config)}  # type: ignore[arg-type]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return config(**{name: value for name, value in values.items() if name in names})
+
+
+def words_of(config: Any, leave_out: Collection[str] = ()) -> list[str]:
+    """The flags that make an instance of an option dataclass: those that differ from its defaults."""
+    words: list[str] = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value == item.default or item.name in leave_out:
             continue
-        shared = [f for f in fields(mode.config) if f.name in seen]
-        description = mode.title + (f" ({mode.paper})" if mode.paper else "")
-        if shared:
-            also = ", ".join(f"{flag(f.name)} (default {_shown(f)})" for f in shared)
-            description += f". Also takes {also}"
-        group = parser.add_argument_group(f"--mode {mode.name}", description)
-        for field in fields(mode.config):
-            if field.name not in seen:
-                seen[field.name] = mode.name
-                _add_field(group, mode.config, field)
+        flag = flag_of(config, item.name)
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return words
 
 
-def _add_field(group: Any, config: type, field: Field[Any]) -> None:
-    kind = typing.get_type_hints(config)[field.name]
-    text = f"{field.metadata['help']} (default {_shown(field)})".replace("%", "%%")
-    if kind is bool:
-        group.add_argument(
-            flag(field.name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-        )
+def add_settings(
+    group: Any, config: type, leave_out: Collection[str] = (), shown: Mapping[str, str] | None = None
+) -> None:
+    """One flag a field of an option or mode dataclass. A flag that is not given is absent from the parsed values, so
+    that the dataclass's own default holds; `shown` replaces the default that `--help` names where a command has one of
+    its own."""
+    for item in fields(config):
+        if item.name not in leave_out:
+            _add_field(group, config, item, (shown or {}).get(item.name))
+
+
+def _add_field(group: Any, config: type, item: Field[Any], shown: str | None) -> None:
+    flag = flag_of(config, item.name)
+    kind, choices, several = kind_of(config, item)
+    default = _default(item) if shown is None else f": {shown}"
+    text = (item.metadata["help"] + (f" (default{default})" if default else "")).replace("%", "%%")
+    common: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS}
+    if kind is bool and item.default:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **common)
         return
-    if isinstance(kind, types.UnionType):
-        kind = next(option for option in typing.get_args(kind) if option is not type(None))
-    choices = field.metadata.get("choices")
+    if kind is bool:
+        # Its opposite is understood, for commands made by programs, but says nothing to a person.
+        group.add_argument(flag, action="store_true", help=text, **common)
+        opposite = flag.replace("--", "--no-", 1)
+        group.add_argument(opposite, action="store_false", help=argparse.SUPPRESS, **common)
+        return
+    metavar = item.metadata.get("metavar")
+    if metavar is None and not choices:
+        metavar = kind.__name__.upper() if kind in (int, float) else flag.strip("-").replace("-", "_").upper()
     group.add_argument(
-        flag(field.name),
-        type=finite if kind is float else kind,
+        flag,
+        type=_reader(reader_of(config, item)),
         choices=choices,
-        default=argparse.SUPPRESS,
+        metavar=metavar,
+        nargs="+" if several else None,
         help=text,
-        metavar=None if choices else kind.__name__.upper(),
+        **common,
     )
 
 
-def _shown(field: Field[Any]) -> str:
-    if "shown" in field.metadata:
-        return str(field.metadata["shown"])
-    default = field.default
+def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The reader for argparse, which shows the message of its own error class alone."""
+    if isinstance(read, type):
+        return read
+
+    def reader(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return reader
+
+
+def _default(item: Field[Any]) -> str:
+    """What follows the word default in a flag's help; "" says nothing."""
+    if "shown" in item.metadata:
+        return f": {item.metadata['shown']}" if item.metadata["shown"] else ""
+    default = item.default
     if default is MISSING or default is None:
-        return "by model"
+        return ": by model"
     if isinstance(default, bool):
-        return "on" if default else "off"
-    return str(default)
+        return " on" if default else ""
+    return f" {default:g}" if isinstance(default, float) else f" {default}"
+
+
+def _add_mode_flags(parser: argparse.ArgumentParser, modes: Mapping[str, Mode]) -> None:
+    """One group per mode. A flag that several modes share is added with the first and named by the others."""
+    seen: set[str] = set()
+    for mode in modes.values():
+        if mode.defaults or not fields(mode.config):
+            continue
+        shared = [item for item in fields(mode.config) if item.name in seen]
+        description = mode.title + (f" ({mode.paper})" if mode.paper else "")
+        if shared:
+            also = ", ".join(
+                f"{flag_of(mode.config, item.name)} (default{_default(item) or ' off'})" for item in shared
+            )
+            description += f". Also takes {also}"
+        group = parser.add_argument_group(f"--mode {mode.name}", description)
+        add_settings(group, mode.config, leave_out=seen)
+        seen |= {item.name for item in fields(mode.config)}

@@ -38,12 +38,12 @@ from diffsynth_patches.loader import load_pipeline
 from diffsynth_patches.run import run_edit
 from hetcache.core.guidance import GuidancePair
 from hetcache.core.mode import RunContext
+from hetcache.core.options import EditSettings
 from hetcache.core.vocabulary import Compute, Grid
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
 from hetcache.models import MODELS
 from hetcache.modes import MODES
-from hetcache.run.job import EditSettings
 
 OPTIONS = ("none", "cfg-batch", "compile", "fast-rope", "cfg-batch compile fast-rope")
 

@@ -36,6 +36,7 @@ from diffsynth_patches.run import run_edit
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
 from hetcache.core.facts import hardware, package_versions
 from hetcache.core.mode import ManagerFactory, RunContext
+from hetcache.core.options import EditSettings
 from hetcache.core.session import now_ms
 from hetcache.core.step import CachedForward
 from hetcache.core.vocabulary import Branch, Compute
@@ -46,7 +47,6 @@ from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from hetcache.models import MODELS
 from hetcache.modes import MODES
-from hetcache.run.job import EditSettings
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TRUE = "wan2.1-vace-1.3b"

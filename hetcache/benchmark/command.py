@@ -5,59 +5,59 @@ Interrupted at any moment and started again with the same flags, it goes on wher
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
 import uuid
-from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from hetcache.benchmark.cases import find_cases, one_case
 from hetcache.benchmark.cells import Store
-from hetcache.benchmark.cli import build_parser, fill_defaults
+from hetcache.benchmark.cli import parse
 from hetcache.benchmark.methods import parse_methods
+from hetcache.benchmark.options import BenchRequest, RandomWeights
 from hetcache.benchmark.runner import Event, Plan, run_plan
+from hetcache.cli import words_of
 from hetcache.files import DATA
+from hetcache.models import ModelInfo, choose_model, model_info
 
-PASSED_ON = ("cfg_scale", "sigma_shift", "prompt", "negative_prompt", "dtype")
 
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """0 when every cell is finished, 1 when some failed, 2 for what cannot be run, 130 after Ctrl-C."""
-    words = sys.argv[1:] if argv is None else argv
-    args = build_parser().parse_args(words)
-    command = shlex.join(["bash", "scripts/benchmark.sh", *words])
+    debug = False
     try:
-        return run(args, command)
+        request = parse(sys.argv[1:] if argv is None else argv)
+        debug = request.output.debug
+        return run(request)
     except KeyboardInterrupt:
         print("\nbenchmark: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        if args.debug:
+        if debug:
             raise
         print(f"benchmark: error: {error}", file=sys.stderr)
         return 2
 
 
-def run(args: Namespace, command: str) -> int:
+def run(request: BenchRequest) -> int:
     from hetcache.benchmark.document import write_outputs
-    from hetcache.run.job import choose_device
 
-    device, dtype = choose_device(args)
-    fill_defaults(args, device.startswith("cuda"))
-    plan, bench_settings, info, model = make_plan(args, device, dtype)
-    store = Store(args.output)
-    if args.fresh:
+    output, command = request.output, shlex.join(["bash", "scripts/benchmark.sh", *request.words])
+    bench = make_bench(request)
+    plan, store = bench.plan, Store(output.output)
+    if output.fresh:
         store.clear()
-    announce(plan, info, device, args)
+    announce(bench)
     start = time.perf_counter()
-    executor = make_executor(args, plan, bench_settings, info, model, device, dtype, store)
+    executor = make_executor(request, bench, store)
     run_plan(plan, store, executor, uuid.uuid4().hex[:8], Printer(plan))
-    paths, text = write_outputs(args.output, plan, store, info.model_id, command, date.today(), args.publish)
+    paths, text = write_outputs(output.output, plan, store, bench.info.model_id, command, date.today(), output.publish)
     print(f"\n{text}\n")
     print("\n".join(f"  {path}" for path in paths))
     print(f"  {time.perf_counter() - start:.0f} s in this process")
@@ -70,71 +70,75 @@ def run(args: Namespace, command: str) -> int:
     return 1 if failed else 0
 
 
-def make_plan(args: Namespace, device: str, dtype: Any) -> tuple[Plan, Any, Any, str]:
-    """(plan, bench settings, model info, model). Raises ValueError for what cannot be run, before a model loads."""
+@dataclass(frozen=True)
+class Benchmark:
+    """A checked request: the plan, and what runs it. `settings` are a `BenchSettings`, `dtype` a `torch.dtype`."""
+
+    plan: Plan
+    settings: Any
+    info: ModelInfo
+    model: str
+    device: str
+    dtype: Any
+
+
+def make_bench(request: BenchRequest) -> Benchmark:
+    """Raises ValueError for what cannot be run, before a model loads."""
     from hetcache.benchmark.document import shown_path
     from hetcache.benchmark.executor import BenchSettings
     from hetcache.core.facts import facts_of_code, facts_of_weights, hardware, package_versions
-    from hetcache.models import choose_model, model_info
-    from hetcache.run.job import EditSettings, check_sizes
+    from hetcache.run.job import choose_device
 
-    check_sizes(args)
-    if min(args.steps, args.repeats) < 1:
-        raise ValueError("--steps and --repeats: at least 1")
-    if (args.videos is None) != (args.masks is None):
-        raise ValueError("--videos and --masks go together")
-    model, _ = choose_model(args.model, device.startswith("cuda"))
+    compared, random = request.compared, request.random.random_weights
+    device, dtype = choose_device(request.model)
+    frames, repeats = compared.length(device.startswith("cuda"))
+    model, _ = choose_model(request.model.model, device.startswith("cuda"))
     info = model_info(model)
-    edit = EditSettings(
-        prompt=info.prompt if args.prompt is None else args.prompt,
-        negative_prompt=info.negative_prompt if args.negative_prompt is None else args.negative_prompt,
-        num_steps=args.steps,
-        cfg_scale=info.cfg_scale if args.cfg_scale is None else args.cfg_scale,
-        sigma_shift=args.sigma_shift,
-        seed=args.seeds[0],
-    )
-    decisions = replayed_decisions(args, model)
-    if args.random_weights and args.modes == ["default"]:
-        args.modes = ["hetcache", "steps:hetcache"]
-    settings = BenchSettings(edit, args.frames, (args.height, args.width), decisions)
+    edit = info.complete(request.settings())
+    if edit.compile:
+        from diffsynth_patches.compiled import check_compiler
+
+        check_compiler(device)
+    decisions = replayed_decisions(request.random, model, edit.num_steps)
+    size = (request.size.height, request.size.width)
     setup = {
         "model": facts_of_weights(model),
-        "random": args.random_weights,
+        "random": random,
         "decisions": decisions,
         "device": device,
         "dtype": str(dtype),
-        "frames": args.frames,
-        "size": [args.height, args.width],
+        "frames": frames,
+        "size": list(size),
         "code": facts_of_code(),
         **{key: value for key, value in asdict(edit).items() if key != "seed"},
+        "vram": asdict(request.vram),
+        "revision": request.model.revision,
         "hardware": hardware(device),
         "versions": package_versions(),
         "model_name": model if info.repository or model == "tiny" else shown_path(Path(model)),
-        "flags": passed_on(args),
+        "flags": passed_on(request),
     }
-    cases = find_cases(args.videos, args.masks) if args.videos else [one_case(DATA / "real.mp4", DATA / "masks.mp4")]
-    plan = Plan(parse_methods(args.modes), cases, args.seeds, args.repeats, args.steps, setup)
-    return plan, settings, info, model
+    modes = compared.modes
+    if random and modes == ("default",):
+        modes = ("hetcache", "steps:hetcache")
+    example = [one_case(DATA / "real.mp4", DATA / "masks.mp4")]
+    cases = find_cases(compared.videos, compared.masks) if compared.videos and compared.masks else example
+    plan = Plan(parse_methods(list(modes)), cases, list(compared.seeds), repeats, edit.num_steps, setup)
+    return Benchmark(plan, BenchSettings(edit, frames, size, decisions), info, model, device, dtype)
 
 
-def passed_on(args: Namespace) -> list[str]:
-    """The flags of this command that `inference.py` needs for the same edit."""
-    parser = build_parser()
-    words: list[str] = []
-    for name in PASSED_ON:
-        value = getattr(args, name)
-        if value != parser.get_default(name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+def passed_on(request: BenchRequest) -> list[str]:
+    """The flags of this command that `inference.py` needs for the same edit; steps, frames and size are known apart."""
+    return [
+        *words_of(request.model, leave_out=("model", "device", "huggingface")),
+        *words_of(request.edit, leave_out=("num_steps", "seed")),
+        *words_of(request.vram),
+    ]
 
 
-def replayed_decisions(args: Namespace, model: str) -> str | None:
+def replayed_decisions(asked: RandomWeights, model: str, num_steps: int) -> str | None:
     """The letters that HetCache replays under random weights. Raises ValueError for letters that do not fit."""
-    import json
-
-    if not args.random_weights:
-        if args.decisions:
-            raise ValueError("--decisions is for --random-weights: with weights, HetCache decides by itself")
+    if not asked.random_weights:
         return None
     from diffsynth_patches.random_weights import SHAPES, steady_decisions
     from hetcache.method.hetcache import HetCacheConfig
@@ -142,36 +146,36 @@ def replayed_decisions(args: Namespace, model: str) -> str | None:
 
     if model not in SHAPES:
         raise ValueError(f"--random-weights: give --model {' or '.join(SHAPES)}")
-    letters = args.decisions or steady_decisions(HetCacheConfig().rule(), args.steps)
+    letters = asked.decisions or steady_decisions(HetCacheConfig().rule(), num_steps)
     if letters.endswith(".json"):
         letters = json.loads(Path(letters).read_text())["decisions"]["cond"]
-    if len(parse_decisions(letters)) != args.steps:
-        raise ValueError(f"--decisions has {len(letters)} letters for {args.steps} steps")
+    if len(parse_decisions(letters)) != num_steps:
+        raise ValueError(f"--decisions has {len(letters)} letters for {num_steps} steps")
     return letters
 
 
-def make_executor(
-    args: Namespace, plan: Plan, settings: Any, info: Any, model: str, device: str, dtype: Any, store: Store
-) -> Any:
+def make_executor(request: BenchRequest, bench: Benchmark, store: Store) -> Any:
     from hetcache.benchmark.executor import Bench, LazyPipeline
     from hetcache.benchmark.quality import load_metrics
 
-    ready, missing = ({}, {}) if args.random_weights else load_metrics(device)
+    random, prompts = request.random.random_weights, bench.settings.edit.prompts
+    ready, missing = ({}, {}) if random else load_metrics(bench.device)
     for family, reason in missing.items():
         print(f"{family.upper()} is not measured: {reason}")
 
     def load() -> Any:
-        if args.random_weights:
+        if random:
             from diffsynth_patches.random_weights import SHAPES, random_pipeline
 
-            return random_pipeline(SHAPES[model], device, dtype, settings.edit.prompts)
+            return random_pipeline(SHAPES[bench.model], bench.device, bench.dtype, prompts)
         from diffsynth_patches.loader import load_pipeline, use_hugging_face
 
-        if args.huggingface:
+        if request.model.huggingface:
             use_hugging_face()
-        return load_pipeline(model, device, dtype, settings.edit.prompts)[0]
+        revision = request.model.revision
+        return load_pipeline(bench.model, bench.device, bench.dtype, prompts, request.vram, revision)[0]
 
-    return Bench(LazyPipeline(load), info, settings, store, step_bar, ready)
+    return Bench(LazyPipeline(load), bench.info, bench.settings, store, step_bar, ready)
 
 
 @contextmanager
@@ -187,14 +191,15 @@ def step_bar(num_steps: int, label: str) -> AbstractContextManager[Any]:
     return _bar(num_steps, label) if sys.stderr.isatty() else nullcontext()
 
 
-def announce(plan: Plan, info: Any, device: str, args: Namespace) -> None:
+def announce(bench: Benchmark) -> None:
+    plan = bench.plan
     runs = len(plan.methods) * len(plan.cases) * len(plan.seeds) * plan.num_repeats
     print(
-        f"{info.model_id} on {device}: {len(plan.methods)} methods, {len(plan.cases)} videos, seeds "
-        f"{' '.join(map(str, plan.seeds))}, {plan.num_repeats} repeats = {runs} runs of {args.frames} frames, "
+        f"{bench.info.model_id} on {bench.device}: {len(plan.methods)} methods, {len(plan.cases)} videos, seeds "
+        f"{' '.join(map(str, plan.seeds))}, {plan.num_repeats} repeats = {runs} runs of {plan.setup['frames']} frames, "
         f"{plan.num_steps} steps"
     )
-    if args.random_weights:
+    if plan.setup["random"]:
         print(
             "RANDOM WEIGHTS: time and memory at the true dimensions with replayed decisions; no quality can be "
             "read from this, and the text encoder is left out"

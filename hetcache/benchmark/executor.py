@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffsynth_patches.run import EditResult, run_edit
+from diffsynth_patches.run import EditResult, run_edit, schedule_of
 from hetcache.benchmark import quality
 from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.core.calibration import Calibration, load_calibration
 from hetcache.core.facts import hardware
 from hetcache.core.mode import ManagerFactory, RunContext
+from hetcache.core.options import EditSettings
 from hetcache.core.session import Observer
 from hetcache.core.tokens import TokenClasses
 from hetcache.media.clip import Clip, read_clip
@@ -30,8 +31,8 @@ from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from hetcache.models import ModelInfo
 from hetcache.modes import MODES
+from hetcache.modes.planning import check_cfg_batch
 from hetcache.report.tokens import token_map
-from hetcache.run.job import EditSettings
 from hetcache.run.record import SCHEMA, session_facts, timing_s
 
 Frames = NDArray[np.uint8]
@@ -142,6 +143,8 @@ class Bench:
         clip, config, pipe = self.clip(case), method.config(), self._pipe()
         mask_THW = torch.from_numpy(clip.mask_THW).to(pipe.device)
         context = RunContext.of(mask_THW, self._load_calibration, MODES[method.mode].margin_width(config))
+        if edit.cfg_batch:
+            check_cfg_batch(MODES[method.mode], config, context, schedule_of(pipe, edit)[0])
         with self._progress(edit.num_steps, label) as observe:
             factory = self._factory(method, config, context)
             return run_edit(pipe, self._info, clip, factory, edit, observe), context.classes

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hetcache.core.mode import Mode
+from hetcache.core.settings import kind_of, reader_of
 from hetcache.modes import MODES
 
 STEPS = "steps"
@@ -117,17 +116,17 @@ def _assignment(pair: str, mode: Mode) -> tuple[str, Any]:
     known = [item.name for item in fields(mode.config)]
     if not equals or name not in known:
         raise ValueError(f"--modes {mode.name}:{pair}: settings are {', '.join(known) or 'none'}, as name=value")
-    kind = typing.get_type_hints(mode.config)[name]
-    if isinstance(kind, types.UnionType):
-        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    item = next(item for item in fields(mode.config) if item.name == name)
+    kind = kind_of(mode.config, item)[0]
     if kind is bool:
         if text not in ("on", "off", "true", "false"):
             raise ValueError(f"--modes {mode.name}:{pair}: {name} is on or off")
         return name, text in ("on", "true")
     try:
-        return name, kind(text)
+        return name, reader_of(mode.config, item)(text)
     except ValueError as error:
-        raise ValueError(f"--modes {mode.name}:{pair}: {text!r} is not {kind.__name__}") from error
+        number = "; give a finite number" if kind is float else ""
+        raise ValueError(f"--modes {mode.name}:{pair}: {text!r} is not {kind.__name__}{number}") from error
 
 
 def _shown(value: Any) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.media.ffmpeg import MAX_SIDE, VideoError
+from hetcache.media.ffmpeg import VideoError
 from hetcache.media.placement import Placement
-from hetcache.media.read import MAX_READ_BYTES, largest_4k_plus_1
+from hetcache.media.read import MAX_READ_BYTES
+from hetcache.media.sizes import smallest_4k_plus_1
 from hetcache.media.source import Source
 
 Frames = NDArray[np.uint8]
@@ -53,32 +54,6 @@ class Clip:
     @property
     def masked_fraction(self) -> float:
         return float(self.source_mask_THW.mean())
-
-
-def check_frame_count(num_frames: int, name: str = "--frames") -> None:
-    """Raises VideoError, naming the nearest valid counts, unless `num_frames` is 4k + 1."""
-    if num_frames >= 1 and num_frames % 4 == 1:
-        return
-    below = largest_4k_plus_1(max(num_frames, 1))
-    nearest = str(below) if num_frames < 1 else f"{below} or {below + 4}"
-    raise VideoError(f"{name} {num_frames}: the model takes 4k+1 frames, nearest {nearest}")
-
-
-def check_side(name: str, value: int) -> None:
-    """Raises VideoError, naming the nearest valid values, unless `value` is a positive multiple of 16 up to
-    MAX_SIDE."""
-    if 0 < value <= MAX_SIDE and value % 16 == 0:
-        return
-    if value > MAX_SIDE:
-        raise VideoError(f"--{name} {value}: at most {MAX_SIDE}")
-    below = value // 16 * 16
-    nearest = "16" if below <= 0 else f"{below} or {below + 16}"
-    raise VideoError(f"--{name} {value}: the model takes multiples of 16, nearest {nearest}")
-
-
-def smallest_4k_plus_1(count: int) -> int:
-    """The smallest number of frames that Wan takes and that is at least `count`, which is positive."""
-    return count + -(count - 1) % 4
 
 
 def hold_last(array_T: Any, count: int) -> Any:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.options import Timing
 from hetcache.media.read import VideoInfo, count_frames
-
-Timing = Literal["auto", "frames", "time"]
-TIMINGS: tuple[Timing, ...] = ("auto", "frames", "time")
 
 SAME_RATE = 1e-4
 """Rates that differ by less, relatively, are one rate."""

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,8 @@ from hetcache.files import StrPath
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.mask_frames import RawMask, iter_raw_masks, to_8_bit
 from hetcache.media.mask_tally import COLOURED_SHARE, OPAQUE, Tally, tally
+from hetcache.media.options import Channel
 from hetcache.media.read import VideoInfo, probe
-
-Channel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
-CHANNELS: tuple[Channel, ...] = ("auto", "luma", "alpha", "red", "green", "blue")
 
 LEVEL = 128
 """A pixel is edited from this grey on."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,10 @@ from hetcache.files import StrPath
 from hetcache.media.ffmpeg import MAX_SIDE, VideoError
 from hetcache.media.mask_pace import Pace
 from hetcache.media.mask_reading import MaskReading, MaskRequest, iter_grey, read_rules
+from hetcache.media.options import Extend
 from hetcache.media.read import VideoInfo, probe, too_few
 
 Mask = NDArray[np.bool_]
-Extend = Literal["error", "hold", "loop"]
-
-FEATHER_PX_AT_480P = 6
-"""Width of the blend around the mask in a picture of 480 rows; it grows with the picture."""
 
 
 def read_mask(

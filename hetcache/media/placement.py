@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.masks import resize_frames, resize_mask
-
-Fit = Literal["stretch", "pad", "crop"]
-FITS: tuple[Fit, ...] = ("stretch", "pad", "crop")
+from hetcache.media.options import Fit
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -20,6 +20,7 @@ from hetcache.media.ffmpeg import VideoError
 from hetcache.media.header import read_header
 from hetcache.media.images import image_size, list_frames, over_black, read_image
 from hetcache.media.pam import has_alpha, read_pam
+from hetcache.media.sizes import largest_4k_plus_1
 
 DEFAULT_FPS = 16.0
 """Frames a second of images, which carry no rate: the rate Wan2.1 was trained at."""
@@ -138,11 +139,6 @@ def read_frames(path: StrPath, count: int | None = None, start: int = 0, what: s
     if not frames:
         raise VideoError(f"{what} {path}: has no frame from {start} on")
     return np.stack(frames)
-
-
-def largest_4k_plus_1(count: int) -> int:
-    """The largest number of frames of the form 4k+1, which Wan takes, that is at most `count` (0 if none)."""
-    return count - (count - 1) % 4 if count > 0 else 0
 
 
 def too_few(name: str, found: int, asked: int, start: int) -> str:

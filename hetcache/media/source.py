@@ -12,38 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.mask_pace import Pace, Timing, check_shape, choose_pace
-from hetcache.media.mask_reading import Channel, MaskReading, MaskRequest, read_rules
-from hetcache.media.masks import Extend, dilate_mask, iter_mask, outpaint, outpainted_size
-from hetcache.media.placement import Fit
+from hetcache.media.mask_pace import Pace, check_shape, choose_pace
+from hetcache.media.mask_reading import MaskReading, MaskRequest, read_rules
+from hetcache.media.masks import dilate_mask, iter_mask, outpaint, outpainted_size
+from hetcache.media.options import InputOptions
 from hetcache.media.read import MAX_READ_BYTES, VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """How files become frames and masks. `mask_channel`, `mask_threshold` (None: by the kind of mask) and `mask_object`
-    say which mask pixels are edited (see `MaskReading`), then `invert_mask` swaps, then the mask grows by
-    `mask_dilate_px` source pixels. `mask_timing` is for a mask of another rate: see choose_pace(). `outpaint` widens
-    the canvas by (left, top, right, bottom) pixels and masks them. `fit` brings the canvas to the model's size: see
-    `Placement`."""
-
-    mask_threshold: int | None = None
-    invert_mask: bool = False
-    mask_extend: Extend = "error"
-    mask_dilate_px: int = 0
-    outpaint: tuple[int, int, int, int] | None = None
-    fit: Fit = "stretch"
-    mask_channel: Channel = "auto"
-    mask_object: int | None = None
-    mask_timing: Timing = "auto"
-
-    @property
-    def mask_request(self) -> MaskRequest:
-        """What is asked of the mask's pixels."""
-        return MaskRequest(self.mask_channel, self.mask_threshold, self.mask_object)
 
 
 @dataclass(frozen=True)
@@ -74,7 +50,8 @@ class Source:
         mask_info = probe(mask, "mask")
         stretched = check_shape(info, mask_info)
         pace, timed = choose_pace(info, mask_info, options.mask_timing)
-        reading = read_rules(mask, options.mask_request)
+        asked = MaskRequest(options.mask_channel, options.mask_threshold, options.mask_object)
+        reading = read_rules(mask, asked)
         notes = tuple(note for note in (stretched, timed) if note is not None)
         return cls(video, mask, options, info, reading, pace, notes)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.media.clip import Clip, check_frame_count, smallest_4k_plus_1
+from hetcache.media.clip import Clip
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.masks import composite
-from hetcache.media.read import largest_4k_plus_1
+from hetcache.media.sizes import check_frame_count, largest_4k_plus_1, smallest_4k_plus_1
 
 Frames = NDArray[np.uint8]
 MIN_WINDOW = 5

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from hetcache.core.options import EditSettings
 
 PIXEL_STEP = 16
 
@@ -30,6 +33,15 @@ class ModelInfo:
         """(height, width) in multiples of 16 with the source's aspect ratio and about the native area."""
         scale = math.sqrt(self.default_area / (height * width))
         return _nearest(height * scale), _nearest(width * scale)
+
+    def complete(self, edit: EditSettings) -> EditSettings:
+        """The settings with this model's own prompts and guidance where none were asked for."""
+        own: dict[str, Any] = {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "cfg_scale": self.cfg_scale,
+        }
+        return replace(edit, **{name: value for name, value in own.items() if getattr(edit, name) is None})
 
 
 WAN_NEGATIVE_PROMPT = (

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from diffsynth_patches import loader
-from diffsynth_patches.loader import VramOptions
-from diffsynth_patches.run import EditResult, run_edit, schedule_of, tile_vae
+from diffsynth_patches import compiled, loader
+from diffsynth_patches.run import EditResult as EditResult
+from diffsynth_patches.run import run_edit, schedule_of, tile_vae
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import Mode, RunContext
+from hetcache.core.options import EditSettings
 from hetcache.core.session import now_ms
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
 from hetcache.modes.budget import GIB, fit_to_budget
-from hetcache.run.job import EditSettings, Job
+from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
 
 KEPT_FREE = 0.8
@@ -36,14 +37,17 @@ class Editor:
     record. Raises ValueError for weights that cannot be loaded, OutOfMemoryError for a GPU that is too small even so.
     """
 
-    def __init__(self, job: Job, vram: VramOptions, revision: str | None = None) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self._vram = vram
-        self._revision = revision
+        self._vram = job.vram
         self._tiled = job.settings.vae_tiling == "on"
         self._has_retried = False
         self.notes: list[str] = []
         self.pipe: Any = None
+        if job.settings.compile:
+            compiled.check_compiler(job.device)
+        if job.huggingface:
+            loader.use_hugging_face()
         start_ms = now_ms()
         try:
             self.pipe = self._load()
@@ -125,7 +129,7 @@ class Editor:
         job = self._job
         try:
             pipe, _ = loader.load_pipeline(
-                job.model, job.device, job.dtype, job.settings.prompts, self._vram, self._revision
+                job.model, job.device, job.dtype, job.settings.prompts, self._vram, job.revision
             )
         except (torch.cuda.OutOfMemoryError, MemoryError, ValueError, OSError):
             raise

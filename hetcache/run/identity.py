@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hetcache.core.calibration import calibration_digest
-from hetcache.core.facts import hardware, package_versions
+from hetcache.core.facts import facts_of_weights, hardware, package_versions
 from hetcache.media.images import list_frames
 from hetcache.run.job import Job
 
 
-def run_identity(args: Namespace, config: Any, job: Job, weights: Any) -> dict[str, Any]:
+def run_identity(job: Job) -> dict[str, Any]:
     """Everything that the bytes of a run's windows depend on, as JSON values: a run resumes only as itself."""
     files = {"video": job.source.video, "mask": job.source.mask}
     machine = hardware(job.device)
     return {
-        "mode": args.mode,
-        "settings": asdict(config),
-        "target speed-up": args.target_speedup,
+        "mode": job.mode.name,
+        "settings": asdict(job.config),
+        "target speed-up": job.target_speedup,
         "edit": asdict(job.settings),
         "input options": asdict(job.source.options),
         **{name: _file_facts(path) for name, path in files.items()},
         "windows": [asdict(window) for window in job.windows],
         "size": job.clip.size,
         "feather": job.feather_px,
-        "weights": [weights, args.revision],
-        "memory": [args.vram_limit, args.fp8_storage],
+        "weights": [facts_of_weights(job.model), job.revision],
+        "memory": [job.vram.limit_gib, job.vram.fp8_storage],
         "dtype": str(job.dtype),
         "machine": [machine.get(key) for key in ("device", "cpu", "gpu", "threads")],
         "calibration": calibration_digest(job.info.model_id),

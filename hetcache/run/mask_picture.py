@@ -14,7 +14,7 @@ from hetcache.run.job import Job
 def write_mask_picture(job: Job) -> Path:
     """Draw the mask over the first window as PNG, beside the output or, where nothing can be written there or the name
     is taken by an input, in the system's folder for temporary files. Returns the path."""
-    path = job.output.with_name(f"{job.output.stem}_plan.png")
+    path = job.outputs.video.with_name(f"{job.outputs.video.stem}_plan.png")
     inputs = [each.resolve() for each in (job.source.video, job.source.mask) if each is not None]
     folder = path.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir() or path.resolve() in inputs:

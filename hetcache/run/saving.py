@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import time
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +19,13 @@ from hetcache.media.write import write_video
 from hetcache.run import record as records
 from hetcache.run.compare import compare
 from hetcache.run.editor import Editor
-from hetcache.run.job import Job, raw_of
+from hetcache.run.job import Job
 from hetcache.run.long_clip import composited, finished_frames
 from hetcache.run.window_store import WindowStore
 
 
 def save_edit(
-    args: Namespace, config: Any, job: Job, context: RunContext, results: list[EditResult], editor: Editor, start: float
+    job: Job, config: Any, context: RunContext, results: list[EditResult], editor: Editor, start: float
 ) -> dict[str, Any]:
     """Composite and write one window's edit, `results[0]`; `results[1]` is the baseline's with --compare. Returns the
     record."""
@@ -36,65 +33,63 @@ def save_edit(
     composite_start = time.perf_counter()
     frames = composite(clip.source_THWC, clip.to_source(result.frames_THWC), clip.source_mask_THW, job.feather_px)
     lost_sound = write_result(job, frames)
-    raw = raw_path(args, job)
-    if raw is not None:
-        write_video(raw, result.frames_THWC[: job.num_frames], clip.fps)
+    if job.outputs.raw is not None:
+        write_video(job.outputs.raw, result.frames_THWC[: job.num_frames], clip.fps)
     now, stage_ms = time.perf_counter(), result.session.stage_ms
     composite_s = now - composite_start
     # With --compare the clock has also seen the baseline.
-    total_s = editor.load_s + sum(stage_ms.values()) / 1e3 + composite_s if args.compare else now - start
+    total_s = editor.load_s + sum(stage_ms.values()) / 1e3 + composite_s if job.compare else now - start
     record = {
-        **run_facts(args, asdict(config), job, [*editor.notes, *lost_sound]),
+        **run_facts(job, asdict(config), [*editor.notes, *lost_sound]),
         "timing_s": records.timing_s(stage_ms, editor.load_s, composite_s, total_s),
         **records.session_facts(result.session, result.shape, context.classes),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
-        "outputs": outputs(args, job, raw),
+        "outputs": job.outputs.as_json(),
     }
-    if args.compare:
+    if job.compare:
         baseline = results[1]
         record["compare"] = compare(
             stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW
         )
-    write_json(job.output.with_suffix(".json"), record)
-    if args.report:
+    write_json(job.outputs.record, record)
+    if job.outputs.report is not None:
         from hetcache.run.page import run_html
 
         page = run_html(
             record,
-            shlex.join(["python", "inference.py", *args.words]),
+            job.command,
             clip,
             frames,
             context.classes,
             result.session.trace.plans,
-            results[1].frames_THWC if args.compare else None,
+            results[1].frames_THWC if job.compare else None,
         )
-        write_text(job.output.with_suffix(".html"), page)
+        write_text(job.outputs.report, page)
     return record
 
 
-def save_windows(args: Namespace, config: Any, job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
+def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     """Composite and write the finished windows of a long video as a stream. Returns the record."""
     clip = job.clip
     composite_start = time.perf_counter()
     frames = composited(job.source, clip.placement, store, job.windows, job.num_frames, job.feather_px)
     lost_sound = write_result(job, frames)
-    raw = raw_path(args, job)
-    if raw is not None:
-        write_video(raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
+    if job.outputs.raw is not None:
+        write_video(job.outputs.raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
     composite_s = time.perf_counter() - composite_start
     facts = [store.facts(index) for index in range(len(job.windows))]
     edited = [window for window in facts if "skipped" not in window]
-    settings = edited[0].pop("settings") if edited else asdict(config)
+    settings = edited[0].pop("settings") if edited else asdict(job.config)
     fell_back = dict.fromkeys(note for window in edited for note in window.pop("fell_back"))
     for window in edited[1:]:
         del window["settings"]
     record = {
-        **run_facts(args, settings, job, [*fell_back, *lost_sound]),
+        **run_facts(job, settings, [*fell_back, *lost_sound]),
         "timing_s": records.sum_timing_s([window["timing_s"] for window in edited], load_s, composite_s),
         **records.all_windows(facts),
-        "outputs": outputs(args, job, raw),
+        "outputs": job.outputs.as_json(),
     }
-    write_json(job.output.with_suffix(".json"), record)
+    write_json(job.outputs.record, record)
     return record
 
 
@@ -103,33 +98,33 @@ def write_result(job: Job, frames: Iterable[NDArray[np.uint8]]) -> list[str]:
     lost_sound: list[str] = []
     clip = job.clip
     write_video(
-        job.output, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect, lost_sound=lost_sound
+        job.outputs.video, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect, lost_sound=lost_sound
     )
     return lost_sound
 
 
-def save_source(job: Job, mode: str) -> str:
+def save_source(job: Job) -> str:
     """An empty mask asks for nothing: the source comes back, and the record says so. Returns what to tell."""
     note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
     for lost_sound in write_result(job, job.clip.source_THWC):
         note += f"; {lost_sound}"
     record = {
         "schema": records.SCHEMA,
-        "mode": mode,
+        "mode": job.mode.name,
         "note": note,
         **mask_facts(job),
-        "outputs": {"video": str(job.output), "raw": None},
+        "outputs": {"video": str(job.outputs.video), "raw": None},
     }
-    write_json(job.output.with_suffix(".json"), record)
-    return f"{note} in {job.output}"
+    write_json(job.outputs.record, record)
+    return f"{note} in {job.outputs.video}"
 
 
-def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Sequence[str]) -> dict[str, Any]:
+def run_facts(job: Job, settings: dict[str, Any], fell_back: Sequence[str]) -> dict[str, Any]:
     """The part of a record that does not depend on what the denoising loop did."""
     height, width = job.clip.size
     return {
         "schema": records.SCHEMA,
-        "mode": args.mode,
+        "mode": job.mode.name,
         "model": job.info.model_id,
         "config": {
             **settings,
@@ -139,9 +134,9 @@ def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Se
             "frames": job.num_frames,
             "height": height,
             "width": width,
-            "video": str(args.video),
-            "mask": None if args.mask is None else str(args.mask),
-            "revision": args.revision,
+            "video": str(job.source.video),
+            "mask": None if job.source.mask is None else str(job.source.mask),
+            "revision": job.revision,
             "dtype": str(job.dtype).removeprefix("torch."),
         },
         "versions": package_versions(),
@@ -156,18 +151,3 @@ def run_facts(args: Namespace, settings: dict[str, Any], job: Job, fell_back: Se
 def mask_facts(job: Job) -> dict[str, Any]:
     """What was understood of the mask, for a record."""
     return {} if job.mask_report is None else {"mask": job.mask_report.facts()}
-
-
-def raw_path(args: Namespace, job: Job) -> Path | None:
-    """Where the model's output before compositing goes, if it was asked for."""
-    return raw_of(job.output) if args.save_raw else None
-
-
-def outputs(args: Namespace, job: Job, raw: Path | None) -> dict[str, str | None]:
-    """The paths in a record."""
-    return {
-        "video": str(job.output),
-        "raw": str(raw) if raw else None,
-        "record": str(job.output.with_suffix(".json")),
-        "report": str(job.output.with_suffix(".html")) if args.report else None,
-    }

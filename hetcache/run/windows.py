@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from hetcache.core.mode import Mode
 from hetcache.media.clip import Clip
 from hetcache.media.windows import Frames, Window, given_known, join
 from hetcache.run.editor import Editor
@@ -19,7 +18,7 @@ from hetcache.run.record import session_facts, timing_s
 from hetcache.run.window_store import WindowStore
 
 
-def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], tuple[Editor, Any]]) -> None:
+def edit_windows(job: Job, store: WindowStore, ready: Callable[[], tuple[Editor, Any]]) -> None:
     """Edit the windows that `store` lacks, in order. `ready` loads the model and gives the mode's config; it is called
     once, at the first window that has something to edit."""
     done = store.finished()
@@ -31,15 +30,14 @@ def edit_windows(job: Job, mode: Mode, store: WindowStore, ready: Callable[[], t
             window = job.windows[index]
             clip = reader.read(window)
             earlier = finished_frames(store, job.windows[:index], window.start, window.start + window.known)
-            label = f"{mode.name}, window {index + 1} of {len(job.windows)}"
-            frames_THWC, facts = edit_window(ready_once, job, mode, window, clip, list(earlier), label)
+            label = f"{job.mode.name}, window {index + 1} of {len(job.windows)}"
+            frames_THWC, facts = edit_window(ready_once, job, window, clip, list(earlier), label)
             store.save(index, frames_THWC, facts)
 
 
 def edit_window(
     ready: Callable[[], tuple[Editor, Any]],
     job: Job,
-    mode: Mode,
     window: Window,
     clip: Clip,
     known: list[Frames],
@@ -56,8 +54,8 @@ def edit_window(
         return join(known_KHWC, frames_THWC), {**facts, "skipped": "the mask is empty in its new frames"}
     editor, config = ready()
     given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW)
-    context = job.context(mode, config, given)
-    result = editor.edit(given, mode, config, context, job.settings, label)
+    context = job.context(config, given)
+    result = editor.edit(given, job.mode, config, context, job.settings, label)
     measured = session_facts(result.session, result.shape, context.classes)
     del measured["steps"]
     stage_ms = result.session.stage_ms

@@ -35,20 +35,21 @@ PAPER_COMMANDS = [
 
 @pytest.mark.parametrize("command", PAPER_COMMANDS)
 def test_the_papers_commands_are_understood(command):
-    args, config = parse(command.split())
-    assert args.frames == 33
-    assert args.apply_mask_to_input
-    if args.mode == "hetcache":
+    request = parse(command.split())
+    config = request.config
+    assert request.length.frames == 33
+    assert request.edit.apply_mask_to_input
+    if request.mode.name == "hetcache":
         assert (config.context_ratio, config.margin_ratio, config.cache_thresh) == (0.7, 1.0, 0.05)
 
 
 def test_the_papers_defaults():
-    _, config = parse(["--mode", "hetcache"])
+    config = parse(["--mode", "hetcache"]).config
     assert (config.cache_thresh, config.context_ratio, config.margin_ratio) == (0.05, 0.05, 0.7)
     assert config.kmeans_clusters == 16
     assert config.use_kmeans
     assert config.use_attention_interaction
-    _, config = parse("--mode hetcache --no-use-kmeans --no-use-attention-interaction".split())
+    config = parse("--mode hetcache --no-use-kmeans --no-use-attention-interaction".split()).config
     assert not config.use_kmeans
     assert not config.use_attention_interaction
 

@@ -13,7 +13,8 @@ from video_files import clip, make, make_with_sound
 from hetcache.media.clip import read_clip, take_clip
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.masks import dilate_mask, resize_mask
-from hetcache.media.placement import FITS, Placement
+from hetcache.media.options import FITS
+from hetcache.media.placement import Placement
 from hetcache.media.source import InputOptions, Source
 
 LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")

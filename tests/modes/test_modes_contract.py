@@ -277,8 +277,7 @@ def test_a_new_mode_is_one_class_and_one_entry(recording, capsys):
     modes = {**MODES, "every": toy}
     _, session = replay(recording, build(toy, recording))
     assert session.trace.decisions(Branch.COND) == "FR" * (NUM_STEPS // 2)
-    args, config = parse(["--mode", "every", "--every", "3"], modes)
-    assert config == EveryConfig(3)
+    assert parse(["--mode", "every", "--every", "3"], modes).config == EveryConfig(3)
     assert "--mode every" in build_parser(modes).format_help()
     with pytest.raises(UsageError, match="--every is a setting of --mode every"):
         parse(["--mode", "hetcache", "--every", "3"], modes)

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from diffsynth_patches import loader
-from diffsynth_patches.loader import VramOptions
+from hetcache.core.options import EditSettings, VramOptions
 from hetcache.modes import MODES
 from hetcache.run import editor as editing
 from hetcache.run.editor import Editor, OutOfMemoryError
-from hetcache.run.job import EditSettings
 
 SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)
 
@@ -39,9 +38,19 @@ class Machine:
         return "edited"
 
 
-def job() -> Any:
+def job(vram: VramOptions | None = None) -> Any:
     clip = SimpleNamespace(size=(480, 832), num_frames=81)
-    return SimpleNamespace(model="m", device="cuda", dtype=torch.bfloat16, settings=SETTINGS, clip=clip, info=None)
+    return SimpleNamespace(
+        model="m",
+        device="cuda",
+        dtype=torch.bfloat16,
+        settings=SETTINGS,
+        clip=clip,
+        info=None,
+        vram=vram or VramOptions(),
+        revision=None,
+        huggingface=False,
+    )
 
 
 def edit(monkeypatch, failures: int, vram: VramOptions | None = None) -> tuple[Machine, Editor, Any]:
@@ -49,8 +58,8 @@ def edit(monkeypatch, failures: int, vram: VramOptions | None = None) -> tuple[M
     monkeypatch.setattr(loader, "load_pipeline", machine.load)
     monkeypatch.setattr(editing, "run_edit", machine.run_edit)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 80 * 2**30))
-    asked = job()
-    chosen = Editor(asked, vram or VramOptions())
+    asked = job(vram)
+    chosen = Editor(asked)
     mode = MODES["baseline"]
     context: Any = None
     return machine, chosen, lambda: chosen.edit(asked.clip, mode, mode.config(), context, SETTINGS, "baseline")
@@ -112,7 +121,7 @@ def test_a_gpu_too_small_for_the_weights_is_offloaded_from_the_start(monkeypatch
 
     monkeypatch.setattr(loader, "load_pipeline", load)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 2**30, 80 * 2**30))
-    editor = Editor(job(), VramOptions())
+    editor = Editor(job())
     assert machine.loads == [VramOptions(), VramOptions(limit_gib=8.0)]
     assert "--vram-limit 8.0" in editor.notes[0]
 
@@ -123,7 +132,7 @@ def test_weights_that_cannot_be_read_are_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(loader, "load_pipeline", load)
     with pytest.raises(ValueError, match="--model m: cannot be loaded .unexpected end of file.; fetch"):
-        Editor(job(), VramOptions())
+        Editor(job())
 
 
 def test_a_cpu_without_memory_says_what_to_make_smaller(monkeypatch):

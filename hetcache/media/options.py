@@ -1,0 +1,81 @@
+"""How files become frames and masks. Every field is a flag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from hetcache.core.settings import check_settings, refused, setting
+from hetcache.media.ffmpeg import MAX_SIDE
+
+Extend = Literal["error", "hold", "loop"]
+Channel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
+Timing = Literal["auto", "frames", "time"]
+Fit = Literal["stretch", "pad", "crop"]
+FITS: tuple[Fit, ...] = get_args(Fit)
+
+FEATHER_PX_AT_480P = 6
+"""Width of the blend around the mask in a picture of 480 rows; it grows with the picture."""
+
+
+def read_sides(text: str) -> tuple[int, int, int, int]:
+    """LEFT,TOP,RIGHT,BOTTOM in pixels. Raises ValueError."""
+    try:
+        left, top, right, bottom = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not LEFT,TOP,RIGHT,BOTTOM in pixels, as 0,0,64,0") from None
+    return left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """`mask_channel`, `mask_threshold` (None: by the kind of mask) and `mask_object` say which mask pixels are edited
+    (see `MaskReading`), then `invert_mask` swaps, then the mask grows by `mask_dilate_px` source pixels. `mask_timing`
+    is for a mask of another rate: see `choose_pace`. `outpaint` widens the canvas by (left, top, right, bottom) pixels
+    and masks them. `fit` brings the canvas to the model's size: see `Placement`."""
+
+    mask_threshold: int | None = setting(
+        None,
+        "soft edges: edit where the mask's grey, 0 to 255, is at least this",
+        shown="128; labels and palettes: wherever they are not 0",
+        metavar="GREY",
+    )
+    invert_mask: bool = setting(False, "edit where the mask is black")
+    mask_extend: Extend = setting(
+        "error", "a mask shorter than the video: an error, hold its last frame, or begin again (loop)"
+    )
+    mask_dilate_px: int = setting(0, "grow the mask by so many pixels of the video", flag="mask-dilate", metavar="PX")
+    outpaint: tuple[int, int, int, int] | None = setting(
+        None,
+        "widen the picture by so many pixels a side and fill them; needs no --mask",
+        parser=read_sides,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        shown="",
+    )
+    fit: Fit = setting(
+        "stretch",
+        "how a frame becomes the model's size: stretch a little, pad with its border pixels, or crop; pad and crop "
+        "also round --frames up or down to 4k+1. The output always has the video's size",
+    )
+    mask_channel: Channel = setting(
+        "auto",
+        "where the mask's shape is; auto takes the alpha of a mask whose colours are constant, the index of a palette "
+        "with colours, else the brightness",
+    )
+    mask_object: int | None = setting(
+        None, "edit object N of a mask with labels or a palette", shown="every object", metavar="N"
+    )
+    mask_timing: Timing = setting(
+        "auto",
+        "a mask of another frame rate: by time if it is as long as the video, frame by frame if it has as many frames "
+        "(auto), or always the one that is named",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.mask_threshold is not None and not 1 <= self.mask_threshold <= 255:
+            raise refused(self, "mask_threshold", "from 1 to 255")
+        if self.mask_object is not None and not 1 <= self.mask_object <= 65535:
+            raise refused(self, "mask_object", "from 1 to 65535; 0 is the background (--invert-mask)")
+        if not 0 <= self.mask_dilate_px <= MAX_SIDE:
+            raise refused(self, "mask_dilate_px", f"pixels of the video, from 0 to {MAX_SIDE}")

@@ -1,0 +1,67 @@
+"""The command `inference.py`, installed as `hetcache`: parse, prepare, edit, save."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from hetcache.cli import parse
+from hetcache.run.options import Request
+from hetcache.run.terminal import complain, say, take_any_character
+
+PROGRAM = "inference.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when the edit is written, 2 for input or settings that cannot be run, 130 after Ctrl-C."""
+    take_any_character()
+    debug = False
+    try:
+        request = parse(sys.argv[1:] if argv is None else argv)
+        debug = request.output.debug
+        run(request)
+    except KeyboardInterrupt as interrupt:
+        complain(f"\n{PROGRAM}: interrupted: {str(interrupt) or 'no output was written'}")
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        complain(f"{PROGRAM}: error: {error}")
+        return 2
+    return 0
+
+
+def run(request: Request) -> None:
+    """Check everything that needs no model, then load, edit, composite, save and report."""
+    # Imported here: --help and a bad flag need none of it, and torch takes seconds to load.
+    from hetcache.modes.planning import check_plannable
+    from hetcache.run.edit import edit_long, edit_short, ready
+    from hetcache.run.job import prepare
+    from hetcache.run.mask_picture import write_mask_picture
+    from hetcache.run.output import check_outputs, sole_run
+    from hetcache.run.record import summary_rows, table
+    from hetcache.run.saving import save_source
+    from hetcache.run.summary import plan_rows
+
+    start = time.perf_counter()
+    if request.output.plan or request.output.target_speedup is not None:
+        check_plannable(request.mode, request.output.target_speedup)
+    outputs = check_outputs(request)
+    with nullcontext() if request.output.plan else sole_run(outputs):
+        job = prepare(request, outputs)
+        if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
+            if job.mask_report is not None:
+                say(table(job.mask_report.rows()))
+            say("the mask is empty: there is nothing to plan" if job.plan else save_source(job))
+            return
+        context = job.context(job.config)
+        say(table(plan_rows(job, context)))
+        if job.plan:
+            ready(job, context)
+            if job.mask_report is not None:
+                say(f"  mask over the video: {write_mask_picture(job)}")
+            return
+        record = edit_long(job, context) if len(job.windows) > 1 else edit_short(job, context, start)
+        say(table(summary_rows(record)))

@@ -1,0 +1,105 @@
+"""A job edited and saved: as one window, or as many that can be resumed. Says what is decided on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hetcache.core.settings import flag_of
+from hetcache.core.vocabulary import Branch
+from hetcache.modes import MODES, RunContext
+from hetcache.modes.planning import check_cfg_batch, describe_plan, find_setting, plan_run
+from hetcache.run.editor import Editor, EditResult
+from hetcache.run.identity import run_identity
+from hetcache.run.job import Job
+from hetcache.run.saving import save_edit, save_windows
+from hetcache.run.terminal import say
+from hetcache.run.window_store import WindowStore
+from hetcache.run.windows import edit_windows
+
+
+def ready(job: Job, context: RunContext) -> tuple[Editor, Any]:
+    """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Says the plan if it
+    was asked for."""
+    editor = Editor(job)
+    config = editor.within_budget(job.mode, job.config, context)
+    for note in editor.notes:
+        say(f"  {note}")
+    if job.plan or job.target_speedup is not None:
+        config = say_plan(job, config, context, editor)
+    if job.settings.cfg_batch:
+        check_cfg_batch(job.mode, config, context, editor.schedule[0])
+    return editor, config
+
+
+def say_plan(job: Job, config: Any, context: RunContext, editor: Editor) -> Any:
+    """Say every step's decision and the expected speed-up; with --target-speedup, of the threshold it needs. Returns
+    the config, with that threshold."""
+    mode, target = job.mode, job.target_speedup
+    schedule, shape = editor.schedule
+    branches = tuple(Branch) if job.settings.cfg_scale != 1 else (Branch.COND,)
+    if target is None:
+        plan = plan_run(mode, config, context, schedule, shape, branches)
+    else:
+        config, plan = find_setting(mode, config, target, context, schedule, shape, branches)
+        assert mode.dial is not None
+        name = mode.dial.field
+        say(f"  {flag_of(config, name)} {getattr(config, name):.6g} reaches --target-speedup {target:g}")
+    say(describe_plan(plan, schedule))
+    if len(job.windows) > 1:
+        say("  this is the first window's plan: the others have the same decisions and their own tokens")
+    return config
+
+
+def edit_short(job: Job, context: RunContext, start: float) -> dict[str, Any]:
+    """Edit one window and write everything. `start`: when the run began, by `time.perf_counter`. Returns the record."""
+    editor, config = ready(job, context)
+    return save_edit(job, config, context, compared(job, config, context, editor), editor, start)
+
+
+def compared(job: Job, config: Any, context: RunContext, editor: Editor) -> list[EditResult]:
+    """[result] or, with --compare, [result, baseline result] of the same process, after one warm-up step."""
+    mode, baseline = job.mode, MODES["baseline"]
+    clip, settings = job.clip, job.settings
+    if not job.compare:
+        return [editor.edit(clip, mode, config, context, settings, mode.name)]
+    while True:
+        notes = len(editor.notes)
+        editor.edit(clip, baseline, baseline.config(), context, replace(settings, num_steps=1), "warm-up")
+        results = [
+            editor.edit(clip, mode, config, context, settings, mode.name),
+            editor.edit(clip, baseline, baseline.config(), context, settings, "baseline"),
+        ]
+        # One that ran out of memory went on with offloading: times of before and after cannot be compared.
+        if len(editor.notes) == notes:
+            return results
+
+
+def edit_long(job: Job, context: RunContext) -> dict[str, Any]:
+    """Edit a long video window by window, from the finished ones on, and write it whole. Returns the record."""
+    store = WindowStore(job.outputs.video)
+    store.open(run_identity(job), job.resume)
+    load_s = 0.0
+
+    def begin() -> tuple[Editor, Any]:
+        nonlocal load_s
+        editor, fitted = ready(job, context)
+        load_s = editor.load_s
+        return editor, fitted
+
+    if job.resume:
+        say(f"  {store.finished()} of {len(job.windows)} windows were finished before")
+    try:
+        edit_windows(job, store, begin)
+        record = save_windows(job, store, load_s)
+    except (KeyboardInterrupt, ValueError, OSError, MemoryError) as error:
+        done = store.finished()
+        if done == 0:
+            store.remove()
+            raise
+        kept = f"{done} of {len(job.windows)} windows are finished and kept in {store.folder}"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"{kept}; the same command with --resume goes on") from None
+        raise ValueError(f"{error} ({kept})") from error
+    store.remove()
+    return record

@@ -1,0 +1,156 @@
+"""What one edit is asked for, as typed, before anything is read: a `Request`. Every field of an option is a flag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hetcache.core.options import EditSettings, VramOptions, check_compile
+from hetcache.core.settings import check_settings, refused, setting
+from hetcache.files import DATA, UserError
+from hetcache.media.ffmpeg import MAX_SIDE
+from hetcache.media.options import FEATHER_PX_AT_480P, InputOptions
+from hetcache.media.sizes import check_frame_count, check_side
+from hetcache.models import MODELS
+from hetcache.models.options import ModelOptions
+
+if TYPE_CHECKING:
+    from hetcache.modes import Mode
+
+
+@dataclass(frozen=True)
+class Files:
+    """The video and its mask; without a video both are the example's."""
+
+    video: Path | None = setting(
+        None, "video file, image or folder of frames", shown="the example in data/ and its mask"
+    )
+    mask: Path | None = setting(None, "mask video, image (for all frames) or folder; white = edit", shown="")
+
+
+def read_frame_count(text: str) -> int | str:
+    """A number, or `all`. Raises ValueError."""
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number of frames nor all") from None
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many frames, and how many of them at once."""
+
+    frames: int | Literal["all"] = setting(
+        33,
+        "frames to edit from the first: 4k+1, or all, window by window",
+        parser=read_frame_count,
+        metavar="N|all",
+    )
+    window: int | None = setting(
+        None,
+        "frames the model sees at once, 4k+1; longer edits go through overlapping windows",
+        shown="with --frames all: " + ", ".join(f"{info.window} for {name}" for name, info in MODELS.items()),
+        metavar="N",
+    )
+    overlap: int | None = setting(
+        None,
+        "finished frames that each further window starts from, 4k+1",
+        shown="about a quarter of the window",
+        metavar="N",
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.frames, int) and self.frames < 1:
+            check_frame_count(self.frames)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size that the model works at."""
+
+    height: int | None = setting(None, "height the model works at, a multiple of 16", shown="by aspect")
+    width: int | None = setting(None, "width the model works at, a multiple of 16", shown="by aspect")
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if getattr(self, name) is not None:
+                check_side(name, getattr(self, name))
+
+    def of(self, default: tuple[int, int]) -> tuple[int, int]:
+        """(height, width), with what was not asked for from `default`."""
+        return self.height or default[0], self.width or default[1]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and what is told about it."""
+
+    output: Path | None = setting(None, "mp4 to write, its .json record beside it", shown="outputs/VIDEO_MODE.mp4")
+    mask_feather: int | None = setting(
+        None,
+        "blend the edit into the video over so many pixels around the mask",
+        shown=f"{FEATHER_PX_AT_480P} at 480 rows",
+        metavar="PX",
+    )
+    resume: bool = setting(False, "go on with an interrupted run of several windows, from the finished ones")
+    save_raw: bool = setting(False, "also write the model's output before compositing")
+    compare: bool = setting(
+        False, "also run the baseline at the same seed; report the measured speed-up, PSNR and SSIM"
+    )
+    report: bool = setting(
+        False, "also write a page beside the video (.html): before and after, every step, the tokens computed"
+    )
+    plan: bool = setting(False, "print the decision of every step and the expected speed-up without running the model")
+    target_speedup: float | None = setting(
+        None,
+        "choose the mode's threshold so that the denoising loop does X times less work (static schedules)",
+        shown="",
+        metavar="X",
+    )
+    debug: bool = setting(False, "show the traceback of an error")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.mask_feather is not None and not 0 <= self.mask_feather <= MAX_SIDE:
+            raise refused(self, "mask_feather", f"pixels of the video, from 0 to {MAX_SIDE}")
+        if self.target_speedup is not None and self.target_speedup < 1:
+            raise refused(self, "target_speedup", "at least 1")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that `prepare` makes a `Job` of. `words` are the flags as typed, for the record of the command."""
+
+    mode: Mode
+    config: Any
+    files: Files = field(default_factory=Files)
+    length: Length = field(default_factory=Length)
+    input: InputOptions = field(default_factory=InputOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    size: Size = field(default_factory=Size)
+    edit: EditSettings = field(default_factory=EditSettings)
+    vram: VramOptions = field(default_factory=VramOptions)
+    output: Output = field(default_factory=Output)
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_compile(self.edit, self.vram)
+        if self.mask is None and (self.input.mask_dilate_px or self.input.invert_mask):
+            raise UserError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
+        reads = self.input.mask_channel != "auto" or self.input.mask_object or self.input.mask_timing != "auto"
+        if self.mask is None and reads:
+            raise UserError(
+                "--mask-channel, --mask-object and --mask-timing read the file given by --mask, and none is given"
+            )
+
+    @property
+    def video(self) -> Path:
+        return self.files.video or DATA / "real.mp4"
+
+    @property
+    def mask(self) -> Path | None:
+        """None where outpainting alone says what is edited."""
+        if self.files.video is None and self.files.mask is None and self.input.outpaint is None:
+            return DATA / "masks.mp4"
+        return self.files.mask

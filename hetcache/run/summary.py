@@ -1,0 +1,54 @@
+"""The short table that a person reads before a run."""
+
+from __future__ import annotations
+
+from hetcache.modes import RunContext
+from hetcache.run.job import Job
+
+Row = tuple[str, str]
+
+
+def plan_rows(job: Job, context: RunContext) -> list[Row]:
+    """(name, value) rows: model, input, size with its tokens, windows, sampling."""
+    clip, classes, settings = job.clip, context.classes, job.settings
+    total = classes.num_tokens
+    parts = ", ".join(
+        f"{len(rows)} {name} ({len(rows) / total:.0%})"
+        for name, rows in (
+            ("generative", classes.generative_G),
+            ("margin", classes.margin_M),
+            ("context", classes.context_C),
+        )
+    )
+    branches = "both branches" if settings.cfg_scale != 1 else "one branch"
+    precision = str(job.dtype).removeprefix("torch.")
+    return [
+        ("model", f"{job.model} on {job.device} in {precision} ({job.why})"),
+        (
+            "input",
+            f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
+            f"{clip.masked_fraction:.0%} masked",
+        ),
+        *([] if job.mask_report is None else job.mask_report.rows()),
+        ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
+        *_window_rows(job),
+        (
+            "sampling",
+            f"{settings.num_steps} steps of {branches}, guidance {settings.cfg_scale:g}, "
+            f"seed {settings.seed}, prompt {settings.prompt!r}",
+        ),
+    ]
+
+
+def _window_rows(job: Job) -> list[Row]:
+    if len(job.windows) == 1:
+        return []
+    known = sorted({window.known for window in job.windows[1:]})
+    overlap = f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
+    return [
+        (
+            "windows",
+            f"{len(job.windows)} of {job.clip.num_frames} frames, all but the first begin with {overlap} "
+            "finished ones; tokens above are the first window's",
+        )
+    ]
