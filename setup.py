@@ -33,7 +33,8 @@ setup(
         "hetcache": ["calibrate/calibrations/*", "report/*.css", "report/*.js", "py.typed"],
         "hetcache.data": ["README.md", "*.mp4", "tiny/*"],
     },
-    py_modules=["inference", "evaluation"],
     install_requires=REQUIREMENTS,
-    entry_points={"console_scripts": ["hetcache = inference:main", "hetcache-eval = evaluation:main"]},
+    entry_points={
+        "console_scripts": ["hetcache = hetcache.run.command:main", "hetcache-eval = hetcache.evaluation.command:main"],
+    },
 )

@@ -65,7 +65,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in (*SOURCES, *DOORS):
+    for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -122,7 +122,7 @@ def test_the_wheel_holds_all_it_needs_and_claims_no_more_names(installed: Instal
     with zipfile.ZipFile(installed.wheel) as archive:
         names = archive.namelist()
     info = next(name.split("/")[0] for name in names if ".dist-info/" in name)
-    assert {name.split("/")[0] for name in names} == {*PACKAGES, info, *DOORS}
+    assert {name.split("/")[0] for name in names} == {*PACKAGES, info}
     tracked = {
         f"hetcache/data/{path.relative_to(ROOT / 'data')}" for path in (ROOT / "data").rglob("*") if path.is_file()
     }
