@@ -19,6 +19,7 @@ from hetcache.core.session import CacheSession, Observer, now_ms
 from hetcache.core.vocabulary import Schedule
 from hetcache.media.clip import Clip
 from hetcache.media.fill import push_pull_fill
+from hetcache.media.propagate import propagate_fill
 from hetcache.models import ModelInfo
 
 GREY = 128
@@ -40,9 +41,12 @@ class EditResult:
 
 def vace_input(clip: Clip, fill: str, apply_mask: bool) -> list[Image.Image]:
     """The video that conditions the model: what lies under the mask is replaced by what the model expects there
-    (`grey`, or a classical `push_pull` fill), unless `apply_mask` is False."""
+    (`grey`, a classical `push_pull` fill, or `propagate`, what the clip's other frames show), unless `apply_mask` is
+    False."""
     frames = clip.frames_THWC
-    if apply_mask and fill == "push_pull":
+    if apply_mask and fill == "propagate":
+        frames = propagate_fill(frames, clip.mask_THW).frames_THWC
+    elif apply_mask and fill == "push_pull":
         # Centred at 0, so that a mask over everything is filled with grey.
         video_TCHW = torch.from_numpy(frames).permute(0, 3, 1, 2).float() - GREY
         filled = push_pull_fill(video_TCHW, torch.from_numpy(clip.mask_THW)[:, None]) + GREY
@@ -73,7 +77,9 @@ def run_edit(
         images = pipe(
             prompt=settings.prompt,
             negative_prompt=settings.negative_prompt,
-            vace_video=vace_input(clip, info.fill, settings.apply_mask_to_input),
+            vace_video=vace_input(
+                clip, info.fill if settings.fill == "auto" else settings.fill, settings.apply_mask_to_input
+            ),
             vace_video_mask=mask_images(clip),
             num_frames=clip.num_frames,
             height=height,

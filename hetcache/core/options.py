@@ -9,6 +9,7 @@ from hetcache.core.settings import check_settings, refused, setting
 from hetcache.files import UserError
 
 Tiling = Literal["auto", "on", "off"]
+Fill = Literal["auto", "grey", "push_pull", "propagate"]
 MAX_SEED = 2**63
 
 
@@ -30,6 +31,12 @@ class Sampling:
         True,
         "hide from the model what lies under the mask; --no-apply-mask-to-input lets it see the original, for edits "
         "that keep its structure",
+    )
+
+    fill: Fill = setting(
+        "auto",
+        "what the model gets to see in place of what lies under the mask: grey, an interpolation (push_pull), or what "
+        "other frames show there, interpolated where none does (propagate); auto is what the model was trained with",
     )
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.placement import Placement
+from hetcache.media.placement import Box, Placement
 from hetcache.media.read import MAX_READ_BYTES
 from hetcache.media.sizes import smallest_4k_plus_1
 from hetcache.media.source import Source
@@ -61,8 +61,9 @@ def hold_last(array_T: Any, count: int) -> Any:
     return array_T if len(array_T) == count else array_T[np.minimum(np.arange(count), len(array_T) - 1)]
 
 
-def take_clip(source: Source, num_frames: int, size: tuple[int, int]) -> Clip:
-    """The first `num_frames` frames and masks of `source`, and both at the model's `size` (height, width).
+def take_clip(source: Source, num_frames: int, size: tuple[int, int], focus: Box | None = None) -> Clip:
+    """The first `num_frames` frames and masks of `source`, and both at the model's `size` (height, width), of the whole
+    canvas or of the `focus` box alone.
 
     Raises VideoError for anything wrong with either file. A mask that touches no pixel is allowed: see `Clip`.
     """
@@ -70,7 +71,7 @@ def take_clip(source: Source, num_frames: int, size: tuple[int, int]) -> Clip:
         if num_frames * height * width * 3 > MAX_READ_BYTES:
             raise VideoError(f"{num_frames} frames of {width}x{height} do not fit in memory; give smaller {flags}")
     frames, mask = source.read(num_frames)
-    placement = Placement(source.options.fit, source.size, size)
+    placement = Placement(source.options.fit, source.size, size, focus)
     count = smallest_4k_plus_1(num_frames)
     return Clip(
         source.video,

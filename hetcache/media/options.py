@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hetcache.core.settings import check_settings, refused, setting
+from hetcache.files import UserError
 from hetcache.media.ffmpeg import MAX_SIDE
 
 Extend = Literal["error", "hold", "loop"]
@@ -13,6 +14,7 @@ Channel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 Timing = Literal["auto", "frames", "time"]
 Fit = Literal["stretch", "pad", "crop"]
 FITS: tuple[Fit, ...] = get_args(Fit)
+Focus = int | Literal["auto", "off"]
 
 FEATHER_PX_AT_480P = 6
 """Width of the blend around the mask in a picture of 480 rows; it grows with the picture."""
@@ -27,12 +29,21 @@ def read_sides(text: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
+def read_focus(text: str) -> Focus:
+    """auto, off or a margin in pixels. Raises ValueError."""
+    try:
+        return "auto" if text == "auto" else "off" if text == "off" else int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither auto, off nor a number of pixels") from None
+
+
 @dataclass(frozen=True)
 class InputOptions:
     """`mask_channel`, `mask_threshold` (None: by the kind of mask) and `mask_object` say which mask pixels are edited
     (see `MaskReading`), then `invert_mask` swaps, then the mask grows by `mask_dilate_px` source pixels. `mask_timing`
     is for a mask of another rate: see `choose_pace`. `outpaint` widens the canvas by (left, top, right, bottom) pixels
-    and masks them. `fit` brings the canvas to the model's size: see `Placement`."""
+    and masks them. `fit` brings the canvas to the model's size: see `Placement`. `focus` lets the model see only the
+    part around the mask: see `focus_box`."""
 
     mask_threshold: int | None = setting(
         None,
@@ -57,6 +68,13 @@ class InputOptions:
         "how a frame becomes the model's size: stretch a little, pad with its border pixels, or crop; pad and crop "
         "also round --frames up or down to 4k+1. The output always has the video's size",
     )
+    focus: Focus = setting(
+        "off",
+        "let the model see only a box around the mask, at its native size: auto chooses the surroundings that it "
+        "needs, a number is their width in pixels; nearly the whole picture is seen whole",
+        parser=read_focus,
+        metavar="auto|off|PX",
+    )
     mask_channel: Channel = setting(
         "auto",
         "where the mask's shape is; auto takes the alpha of a mask whose colours are constant, the index of a palette "
@@ -77,5 +95,9 @@ class InputOptions:
             raise refused(self, "mask_threshold", "from 1 to 255")
         if self.mask_object is not None and not 1 <= self.mask_object <= 65535:
             raise refused(self, "mask_object", "from 1 to 65535; 0 is the background (--invert-mask)")
+        if isinstance(self.focus, int) and not 0 <= self.focus <= MAX_SIDE:
+            raise refused(self, "focus", f"auto, off or pixels of the video, from 0 to {MAX_SIDE}")
+        if self.focus != "off" and self.fit != "stretch":
+            raise UserError("--focus and --fit both say what the model sees: leave one of the two out")
         if not 0 <= self.mask_dilate_px <= MAX_SIDE:
             raise refused(self, "mask_dilate_px", f"pixels of the video, from 0 to {MAX_SIDE}")

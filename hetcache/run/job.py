@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from hetcache.core.mode import Mode, RunContext
 from hetcache.core.options import EditSettings, VramOptions
 from hetcache.media.clip import Clip, take_clip
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.focus import MaskExtent, focus_box
 from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.options import FEATHER_PX_AT_480P
+from hetcache.media.placement import Box
 from hetcache.media.sizes import check_frame_count, largest_4k_plus_1, smallest_4k_plus_1
 from hetcache.media.source import Source
 from hetcache.media.windows import Window, check_window, default_overlap, plan_windows
@@ -79,7 +82,9 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         )
     if len(windows) == 1 and wanted.resume:
         raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
-    clip = take_clip(source, min(windows[0].count, num_frames), request.size.of(info.default_size(*source.size)))
+    focus = focus_of(source, num_frames, info)
+    seen = source.size if focus is None else focus[2:]
+    clip = take_clip(source, min(windows[0].count, num_frames), request.size.of(info.default_size(*seen)), focus)
     if len(windows) > 1 and source.options.fit == "crop":
         for mask_THW in source.masks(num_frames):
             clip.placement.check_mask(mask_THW)
@@ -111,6 +116,18 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         target_speedup=wanted.target_speedup,
         command=shlex.join(["python", "inference.py", *request.words]),
     )
+
+
+def focus_of(source: Source, num_frames: int, info: ModelInfo) -> Box | None:
+    """The box that `--focus` asks for, one for all frames, so that windows go on from each other's pixels; None for the
+    whole canvas. Decodes all masks."""
+    asked = source.options.focus
+    if asked == "off":
+        return None
+    extents = [extent for mask_THW in source.masks(num_frames) if (extent := MaskExtent.of(mask_THW)) is not None]
+    if not extents:
+        return None
+    return focus_box(reduce(MaskExtent.joined, extents), info.default_size, None if asked == "auto" else asked)
 
 
 def plan_length(request: Request, source: Source, model_window: int) -> tuple[int, list[Window]]:

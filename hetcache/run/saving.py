@@ -130,6 +130,7 @@ def run_facts(job: Job, settings: dict[str, Any], fell_back: Sequence[str]) -> d
             **settings,
             **asdict(job.settings),
             **asdict(job.source.options),
+            "focus_box": job.clip.placement.focus,
             "feather_px": job.feather_px,
             "frames": job.num_frames,
             "height": height,

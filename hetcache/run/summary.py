@@ -30,6 +30,7 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
             f"{clip.masked_fraction:.0%} masked",
         ),
         *([] if job.mask_report is None else job.mask_report.rows()),
+        *_focus_rows(job),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
         *_window_rows(job),
         (
@@ -38,6 +39,17 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
             f"seed {settings.seed}, prompt {settings.prompt!r}",
         ),
     ]
+
+
+def _focus_rows(job: Job) -> list[Row]:
+    asked, focus = job.source.options.focus, job.clip.placement.focus
+    if asked == "off":
+        return []
+    if focus is None:
+        return [("focus", "the whole picture: the mask and its surroundings are nearly all of it")]
+    top, left, height, width = focus
+    scale = job.clip.placement.scale
+    return [("focus", f"{width}x{height} from ({left}, {top}), {scale:.3g} pixels of the model for one of the video")]
 
 
 def _window_rows(job: Job) -> list[Row]:
