@@ -6,11 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from baselines import adacache, baseline, easycache, fastcache, magcache, pab, teacache
-from hetcache.core.mode import Dial, ManagerFactory, Mode, NotPlannable, RunContext
+from hetcache.core.mode import Mode
 from hetcache.method import hetcache
 from hetcache.modes.composed import with_teacache
-
-__all__ = ["MODES", "Dial", "ManagerFactory", "Mode", "NotPlannable", "RunContext", "preset", "with_teacache"]
 
 
 def preset(name: str, base: Mode, **defaults: Any) -> Mode:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hetcache.core.mode import RunContext
 from hetcache.core.settings import flag_of
 from hetcache.core.vocabulary import Branch
-from hetcache.modes import MODES, RunContext
+from hetcache.modes import MODES
 from hetcache.modes.planning import check_cfg_batch, describe_plan, find_setting, plan_run
 from hetcache.run.editor import Editor, EditResult
 from hetcache.run.identity import run_identity

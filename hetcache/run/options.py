@@ -16,7 +16,7 @@ from hetcache.models import MODELS
 from hetcache.models.options import ModelOptions
 
 if TYPE_CHECKING:
-    from hetcache.modes import Mode
+    from hetcache.core.mode import Mode
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hetcache.modes import RunContext
+from hetcache.core.mode import RunContext
 from hetcache.run.job import Job
 
 Row = tuple[str, str]

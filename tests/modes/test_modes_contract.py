@@ -271,7 +271,7 @@ class EveryManager(StackResidual):
 
 def test_a_new_mode_is_one_class_and_one_entry(recording, capsys):
     from hetcache.cli import UsageError, build_parser, parse
-    from hetcache.modes import with_teacache
+    from hetcache.modes.composed import with_teacache
 
     toy = Mode("every", "every second step", "none", EveryConfig, cache=lambda config, _: partial(EveryManager, config))
     modes = {**MODES, "every": toy}
