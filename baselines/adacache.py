@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetcache.core.lead import Lead
 from hetcache.core.mode import Mode, RunContext
-from hetcache.core.settings import check_choices, setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.vocabulary import BlockOps, Branch, Compute, Decision, Grid, Hidden, Schedule, Step
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class AdaCacheConfig:
     adacache_moreg: bool = setting(False, "motion regularisation: compute more where the video moves")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_settings(self)
         if self.adacache_block is not None and self.adacache_block < 0:
             raise ValueError(f"--adacache-block must not be negative, not {self.adacache_block}")
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from hetcache.core.mode import MakeManager, Mode, RunContext
 from hetcache.core.residual import StackResidual
-from hetcache.core.settings import setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.velocity import VelocityLead
 from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
 
@@ -25,6 +25,7 @@ class EasyCacheConfig:
     easycache_first: int = setting(10, "steps from the first that are always computed")
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.easycache_thresh < 0:
             raise ValueError(f"--easycache-thresh must not be negative, not {self.easycache_thresh}")
         if self.easycache_first < 1:

@@ -16,7 +16,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from hetcache.core.mode import MakeManager, Mode, RunContext
-from hetcache.core.settings import check_choices, setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import FeatureStore
 from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Step
 
@@ -52,13 +52,13 @@ class FastCacheConfig:
     )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if not 0.0 < self.fastcache_alpha < 1.0:
             raise ValueError(f"--fastcache-alpha must be between 0 and 1, not {self.fastcache_alpha}")
         if self.fastcache_motion < 0:
             raise ValueError(f"--fastcache-motion must not be negative, not {self.fastcache_motion}")
         if not 0.0 <= self.fastcache_max_moving <= 1.0:
             raise ValueError(f"--fastcache-max-moving must be between 0 and 1, not {self.fastcache_max_moving}")
-        check_choices(self)
 
 
 def block_threshold(delta: float, timestep: float, num_values: int, alpha: float) -> tuple[float, str]:

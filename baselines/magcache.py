@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hetcache.core.mode import Dial, Mode, RunContext
-from hetcache.core.settings import setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
 
 
@@ -26,6 +26,7 @@ class MagCacheConfig:
     magcache_retention: float = setting(0.2, "R: fraction of the steps, from the first, that is always computed")
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.magcache_thresh < 0:
             raise ValueError(f"--magcache-thresh must not be negative, not {self.magcache_thresh}")
         if self.magcache_max_skips < 0:

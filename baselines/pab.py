@@ -25,7 +25,7 @@ from hetcache.core.flops import (
 )
 from hetcache.core.lead import Decider
 from hetcache.core.mode import Dial, MakeManager, Mode, RunContext
-from hetcache.core.settings import setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import FeatureStore
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 
@@ -48,6 +48,7 @@ class PabConfig:
     )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("pab_self_range", "pab_cross_range", "pab_mlp_range"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1 (computed at every step)")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hetcache.core.drift import ChangeEstimator
 from hetcache.core.mode import Dial, Mode, RunContext
-from hetcache.core.settings import check_choices, setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
 
 FIRST_STEPS = {"e0": 5, "e": 1}
@@ -39,9 +39,9 @@ class TeaCacheConfig:
     )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.cache_thresh < 0:
             raise ValueError(f"--cache-thresh must not be negative, not {self.cache_thresh}")
-        check_choices(self)
 
 
 def plan_teacache(schedule: Schedule, config: TeaCacheConfig, estimator: ChangeEstimator) -> list[Decision]:

@@ -77,9 +77,9 @@ def reserve(path: Path) -> Path:
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write UTF-8, whole or not at all."""
+    """Write UTF-8, whole or not at all. What a file's name holds of other bytes is written as its code."""
     with atomic_output(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: StrPath, value: Any, indent: int = 2) -> None:

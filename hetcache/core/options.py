@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,14 +14,29 @@ Fill = Literal["auto", "grey", "push_pull", "propagate"]
 MAX_SEED = 2**63
 
 
+def typed(text: str) -> str:
+    """A text as it was meant, where the locale does not know its characters: commands are typed in UTF-8 then."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
+    return text
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What the model is asked for. None is the model's own: see `ModelInfo.complete`."""
 
     prompt: str | None = setting(
-        None, "what should be there", shown="the model's own, printed before the run", metavar="TEXT"
+        None,
+        "what should be there",
+        shown="the model's own, printed before the run",
+        metavar="TEXT",
+        parser=typed,
     )
-    negative_prompt: str | None = setting(None, "what should not be there", shown="the model's own", metavar="TEXT")
+    negative_prompt: str | None = setting(
+        None, "what should not be there", shown="the model's own", metavar="TEXT", parser=typed
+    )
     num_steps: int = setting(50, "denoising steps", flag="steps")
     cfg_scale: float | None = setting(
         None, "guidance scale, 1 runs the conditional branch alone", shown="the model's own"

@@ -66,19 +66,12 @@ def finite(text: str) -> float:
 
 
 def check_settings(config: Any) -> None:
-    """Raises ValueError, naming the flag, for a number that is not finite and for a value that is none of the field's
+    """Raises UserError, naming the flag, for a number that is not finite and for a value that is none of the field's
     choices. For `__post_init__`, so that every door is guarded: commands, benchmark and library."""
     for item in fields(config):
         value = getattr(config, item.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise refused(config, item.name, "not a finite number")
-    check_choices(config)
-
-
-def check_choices(config: Any) -> None:
-    """Raises ValueError, naming the flag and its values, for a field that is none of its `choices`."""
-    for item in fields(config):
         choices = kind_of(type(config), item)[1]
-        value = getattr(config, item.name)
         if choices is not None and value not in choices:
             raise UserError(f"{flag_of(config, item.name)} must be {' or '.join(map(str, choices))}, not {value!r}")

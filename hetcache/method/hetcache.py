@@ -13,7 +13,7 @@ from hetcache.core.drift import ChangeEstimator, LevelRule, plan_levels
 from hetcache.core.flops import ModelShape, cache_bytes, partial_step_flops, velocity_bytes
 from hetcache.core.lead import Decider
 from hetcache.core.mode import Dial, MakeManager, Mode, NotPlannable, RunContext
-from hetcache.core.settings import check_choices, setting
+from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.method.output_drift import OutputDrift
@@ -80,6 +80,7 @@ class HetCacheConfig:
     )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("context_ratio", "margin_ratio"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} must be between 0 and 1, not {getattr(self, name)}")
@@ -91,7 +92,6 @@ class HetCacheConfig:
             raise ValueError("--band and --refresh-band must be at least 1")
         if self.max_partial_run < 0:
             raise ValueError(f"--max-partial-run must not be negative, not {self.max_partial_run}")
-        check_choices(self)
         if self.margin_width is not None and self.margin_width < 0:
             raise ValueError(f"--margin-width must not be negative, not {self.margin_width}")
 

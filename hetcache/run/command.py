@@ -6,10 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from hetcache.cli import parse
 from hetcache.run.options import Request
 from hetcache.run.terminal import complain, say, take_any_character
+
+if TYPE_CHECKING:
+    from hetcache.run.output import Outputs
 
 PROGRAM = "inference.py"
 
@@ -34,34 +38,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(request: Request) -> None:
-    """Check everything that needs no model, then load, edit, composite, save and report."""
-    # Imported here: --help and a bad flag need none of it, and torch takes seconds to load.
+    """Hold the outputs, then edit; a plan writes none."""
+    # Imported here and below: --help and a bad flag need none of it, and torch takes seconds to load.
+    from hetcache.run.output import check_outputs, sole_run
+
+    start = time.perf_counter()
+    outputs = check_outputs(request)
+    with nullcontext() if request.output.plan else sole_run(outputs):
+        run_held(request, outputs, start)
+
+
+def run_held(request: Request, outputs: Outputs, start: float) -> None:
+    """Check everything that needs no model, then load, edit, composite, save and report. `start`: when the run began,
+    by `time.perf_counter`."""
     from hetcache.modes.planning import check_plannable
     from hetcache.run.edit import edit_long, edit_short, ready
     from hetcache.run.job import prepare
     from hetcache.run.mask_picture import write_mask_picture
-    from hetcache.run.output import check_outputs, sole_run
     from hetcache.run.record import summary_rows, table
     from hetcache.run.saving import save_source
     from hetcache.run.summary import plan_rows
 
-    start = time.perf_counter()
     if request.output.plan or request.output.target_speedup is not None:
         check_plannable(request.mode, request.output.target_speedup)
-    outputs = check_outputs(request)
-    with nullcontext() if request.output.plan else sole_run(outputs):
-        job = prepare(request, outputs)
-        if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
-            if job.mask_report is not None:
-                say(table(job.mask_report.rows()))
-            say("the mask is empty: there is nothing to plan" if job.plan else save_source(job))
-            return
-        context = job.context(job.config)
-        say(table(plan_rows(job, context)))
-        if job.plan:
-            ready(job, context)
-            if job.mask_report is not None:
-                say(f"  mask over the video: {write_mask_picture(job)}")
-            return
-        record = edit_long(job, context) if len(job.windows) > 1 else edit_short(job, context, start)
-        say(table(summary_rows(record)))
+    job = prepare(request, outputs)
+    if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
+        if job.mask_report is not None:
+            say(table(job.mask_report.rows()))
+        say("the mask is empty: there is nothing to plan" if job.plan else save_source(job))
+        return
+    context = job.context(job.config)
+    say(table(plan_rows(job, context)))
+    if job.plan:
+        ready(job, context)
+        if job.mask_report is not None:
+            say(f"  mask over the video: {write_mask_picture(job)}")
+        return
+    record = edit_long(job, context) if len(job.windows) > 1 else edit_short(job, context, start)
+    say(table(summary_rows(record)))
