@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from hetcache.files import atomic_output
 from scripts.train.optim import Clock, Ema, average_gradients, init_processes, make_optimizers, schedule
 
 Values = dict[str, float]
@@ -195,7 +196,6 @@ def _save(
     used_s: float,
     cooled: bool,
 ) -> None:
-    partial = path.with_suffix(".part")
     state = {
         "model": model.state_dict(),
         "ema": ema.module.state_dict(),
@@ -204,8 +204,8 @@ def _save(
         "used_s": used_s,
         "cooled": cooled,
     }
-    torch.save(state, partial)
-    partial.replace(path)
+    with atomic_output(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _set_rates(optimizers: list[torch.optim.Optimizer], options: LoopOptions, factor: float) -> None:

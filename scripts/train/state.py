@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffsynth_patches.tiny import read_config
+from hetcache.files import atomic_output
 
 PART_BYTES = 15 * 2**20
 _DENOISER_PARTS = ("dit", "vace", "text_encoder")
@@ -72,9 +73,8 @@ def _fresh(path: Path, model: dict[str, Tensor]) -> Path:
 
 def _write(path: Path, state: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(path)
+    with atomic_output(path) as temporary:
+        torch.save(state, temporary)
     return path
 
 
