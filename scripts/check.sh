@@ -15,4 +15,4 @@ fi
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest "${tests[@]}" "$@"
+exec python -m pytest ${tests[@]+"${tests[@]}"} "$@" # bash before 4.4 calls an empty array unset
