@@ -15,10 +15,7 @@ from diffsynth.models.wan_video_vace import VaceWanModel
 from diffsynth.models.wan_video_vae import WanVideoVAE
 from diffsynth.pipelines.wan_video import WanVideoPipeline
 
-from hetcache.core.drift import LevelRule, decision_string, plan_levels
 from hetcache.models.prompts import PromptBook
-
-STEADY_CHANGE = 0.4
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,6 @@ def random_pipeline(
     pipe.text_encoder, pipe.tokenizer = book, book.tokenize
     pipe.vae = _ready(vae if vae is not None else WanVideoVAE(), device, dtype)
     return pipe
-
-
-def steady_decisions(rule: LevelRule, num_steps: int) -> str:
-    """The decisions of a rule under a steady change of 0.4 delta a step, to be replayed where weights are random."""
-    return decision_string(plan_levels([STEADY_CHANGE * rule.delta] * num_steps, rule))
 
 
 def _ready(module: torch.nn.Module, device: str, dtype: torch.dtype) -> torch.nn.Module:

@@ -34,8 +34,6 @@ from measuring import add_cpu_time_flag, add_device_flags, write_results
 
 import hetcache.core.session as session_module
 from diffsynth_patches.compiled import compiled_regions
-from diffsynth_patches.loader import load_pipeline
-from diffsynth_patches.run import run_edit
 from hetcache.core.guidance import GuidancePair
 from hetcache.core.mode import RunContext
 from hetcache.core.options import EditSettings
@@ -43,6 +41,7 @@ from hetcache.core.vocabulary import Compute, Grid
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
 from hetcache.models import MODELS
+from hetcache.models.backend import LoadOptions, backend
 from hetcache.modes import MODES
 
 OPTIONS = ("none", "cfg-batch", "compile", "fast-rope", "cfg-batch compile fast-rope")
@@ -99,7 +98,7 @@ def compare_example(args: argparse.Namespace, clock: Callable[[], float]) -> dic
     """Median milliseconds of the example's denoising loop under the mode, without and with --cfg-batch, and their
     ratio."""
     info, data = MODELS["tiny"], Path(__file__).resolve().parent.parent / "data"
-    pipe, _ = load_pipeline("tiny", args.device, getattr(torch, args.dtype))
+    pipeline = backend(info.backend).load("tiny", LoadOptions(args.device, getattr(torch, args.dtype)))
     source = probe(data / "real.mp4")
     clip = read_clip(data / "real.mp4", data / "masks.mp4", args.frames, info.default_size(source.height, source.width))
     mode = MODES[args.example]
@@ -113,7 +112,7 @@ def compare_example(args: argparse.Namespace, clock: Callable[[], float]) -> dic
                 settings = EditSettings(
                     info.prompt, info.negative_prompt, args.steps, info.cfg_scale, 5.0, 0, cfg_batch=cfg_batch
                 )
-                result = run_edit(pipe, info, clip, mode.build(config, context), settings)
+                result = pipeline.edit(clip, mode.build(config, context), settings)
                 times[cfg_batch].append(result.session.stage_ms["denoise"])
     two_calls, one_batch = (statistics.median(values) for values in times.values())
     return {"two_calls_ms": two_calls, "one_batch_ms": one_batch, "ratio": one_batch / two_calls}

@@ -18,8 +18,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from diffsynth_patches.loader import load_pipeline, use_hugging_face  # noqa: E402
-from diffsynth_patches.run import run_edit  # noqa: E402
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial  # noqa: E402
 from hetcache.calibrate.options import CalibrationRequest, parse  # noqa: E402
 from hetcache.core.calibration import SCHEMA, load_calibration  # noqa: E402
@@ -31,6 +29,7 @@ from hetcache.files import CALIBRATIONS, write_json  # noqa: E402
 from hetcache.media.clip import Clip, read_clip  # noqa: E402
 from hetcache.media.read import probe
 from hetcache.models import ModelInfo, choose_model, model_info  # noqa: E402
+from hetcache.models.backend import LoadOptions, Pipeline, backend  # noqa: E402
 from hetcache.run.job import choose_device  # noqa: E402
 
 
@@ -60,10 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         model, _ = choose_model(request.model.model, device.startswith("cuda"))
         asked, info = request.measured, model_info(model)
         clips = [read(video, mask, request, info) for video, mask in zip(asked.video, asked.mask, strict=True)]
-        if request.model.huggingface:
-            use_hugging_face()
-        pipe, _ = load_pipeline(model, device, dtype, revision=request.model.revision)
-        measured = measure(pipe, info, clips, info.complete(request.edit), asked.rank)
+        options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
+        pipeline = backend(info.backend).load(model, options)
+        measured = measure(pipeline, clips, info.complete(request.edit), asked.rank)
         output = asked.output or CALIBRATIONS / f"{info.model_id}.json"
         write(output, info.model_id, measured, request, str(dtype).removeprefix("torch."))
     except (ValueError, OSError) as error:
@@ -79,7 +77,7 @@ def read(video: Path, mask: Path, request: CalibrationRequest, info: ModelInfo) 
     return read_clip(video, mask, request.measured.frames, size)
 
 
-def measure(pipe: Any, info: ModelInfo, clips: list[Clip], edit: EditSettings, rank: int) -> Measured:
+def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int) -> Measured:
     """Run every clip uncached. The first clip's seed is `edit.seed`, each next one adds 1."""
     measured = Measured({Branch.COND: [], Branch.UNCOND: []}, {})
 
@@ -90,7 +88,7 @@ def measure(pipe: Any, info: ModelInfo, clips: list[Clip], edit: EditSettings, r
 
     for index, clip in enumerate(clips):
         settings = replace(edit, seed=edit.seed + index)
-        result = run_edit(pipe, info, clip, make_manager, settings)
+        result = pipeline.edit(clip, make_manager, settings)
         print(f"{clip.path.name}: {result.session.stage_ms['denoise'] / 1e3:.1f} s for {edit.num_steps} steps")
     return measured
 

@@ -29,10 +29,9 @@ from measuring import add_cpu_time_flag, add_device_flags, cpu_ms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import hetcache.core.session as session_module
+from diffsynth_patches.backend import BACKEND, WanPipeline
 from diffsynth_patches.denoiser import WanDenoiser
-from diffsynth_patches.loader import load_pipeline
-from diffsynth_patches.random_weights import SHAPES, WanShape, random_pipeline, steady_decisions
-from diffsynth_patches.run import run_edit
+from diffsynth_patches.random_weights import SHAPES, WanShape, random_pipeline
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
 from hetcache.core.facts import hardware, package_versions
 from hetcache.core.mode import ManagerFactory, RunContext
@@ -43,9 +42,10 @@ from hetcache.core.vocabulary import Branch, Compute
 from hetcache.files import write_json
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
-from hetcache.method.replay import replayed
+from hetcache.method.replay import replayed, steady_decisions
 from hetcache.method.selector import TokenSelector
 from hetcache.models import MODELS
+from hetcache.models.backend import LoadOptions
 from hetcache.modes import MODES
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -138,7 +138,7 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     )
     mode = MODES[args.mode]
     config = mode.config(**mode.defaults)
-    pipe = build_pipe(args, settings.prompts)
+    pipeline = build_pipeline(args, settings.prompts)
     now = cpu_ms if args.cpu_time else now_ms
     clock = Clock(now)
     start = now()
@@ -147,9 +147,9 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     classify_ms, classes = now() - start, context.classes
     make = clock.wrap(replay(config, classes, args.steps) if args.random_weights else mode.build(config, context), PLAN)
     warm_up = EditSettings(info.prompt, info.negative_prompt, 1, info.cfg_scale, 5.0, 0)
-    run_edit(pipe, info, clip, MODES["baseline"].build(MODES["baseline"].config(), context), warm_up)
+    pipeline.edit(clip, MODES["baseline"].build(MODES["baseline"].config(), context), warm_up)
     with timed_parts(clock), patch.object(session_module, "now_ms", now):
-        result = run_edit(pipe, info, clip, lambda *run: time_manager(make(*run), clock), settings)
+        result = pipeline.edit(clip, lambda *run: time_manager(make(*run), clock), settings)
     loop_ms = result.session.stage_ms["denoise"]
     clock.ms[REST] = loop_ms - sum(clock.ms.values())
     trace = result.session.trace
@@ -166,13 +166,15 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def build_pipe(args: argparse.Namespace, prompts: tuple[str, ...]) -> Any:
+def build_pipeline(args: argparse.Namespace, prompts: tuple[str, ...]) -> WanPipeline:
+    dtype = getattr(torch, args.dtype)
     if not args.random_weights:
-        return load_pipeline("tiny", args.device, getattr(torch, args.dtype), prompts)[0]
+        return BACKEND.load("tiny", LoadOptions(args.device, dtype, prompts))
     true, (num_layers, num_vace) = SHAPES[TRUE], args.layers
     shape = WanShape(true.dim, true.ffn_dim, true.num_heads, num_layers, tuple(range(num_vace)))
     vae = build_tiny_pipeline(TinyConfig()).vae
-    return random_pipeline(shape, args.device, getattr(torch, args.dtype), prompts, vae)
+    pipe = random_pipeline(shape, args.device, dtype, prompts, vae)
+    return WanPipeline(pipe, MODELS[TRUE], args.device)
 
 
 def replay(config: Any, classes: Any, num_steps: int) -> ManagerFactory:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from video_files import ffmpeg, make
 
-from hetcache.run import editor
+from diffsynth_patches import backend
 
 ROOT = Path(__file__).resolve().parent.parent
 import inference  # noqa: E402
@@ -58,11 +58,11 @@ def saved(folder: Path) -> list[str]:
 def edits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with every clip that the model is asked to edit."""
     calls: list[int] = []
-    real: Callable[..., Any] = editor.run_edit
+    real: Callable[..., Any] = backend.run_edit
 
     def counted(*args: Any) -> Any:
         calls.append(len(calls))
         return real(*args)
 
-    monkeypatch.setattr(editor, "run_edit", counted)
+    monkeypatch.setattr(backend, "run_edit", counted)
     return calls

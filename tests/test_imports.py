@@ -22,15 +22,6 @@ LAYERS = {  # module -> what it may import of the project
 }
 
 
-INTERIM = {  # import the adapter by its own name until models.backend finds it
-    "hetcache.benchmark.command",
-    "hetcache.benchmark.executor",
-    "hetcache.run.editor",
-    "hetcache.run.enable",
-    "hetcache.run.saving",
-}
-
-
 COMMANDS = {"__main__", "command"}  # the files of a package that people start: they print
 
 
@@ -44,7 +35,6 @@ FLOORS = (  # a room of the house may import itself and the floors below it
 )
 ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("cli", "cli_flags")}
 ADAPTERS_IMPORT = {"core", "media", "models", "files"}
-STILL = {"diffsynth_patches.run"}  # takes its settings from hetcache.run until they are core's
 
 
 def modules():
@@ -66,7 +56,7 @@ def imported(path):
 def test_direction(name, path):
     names = set(imported(path))
     tops = {n.split(".")[0] for n in names}
-    if not name.startswith("diffsynth_patches") and name not in INTERIM:
+    if not name.startswith("diffsynth_patches"):
         assert "diffsynth" not in tops
         assert "diffsynth_patches" not in tops
     if name.startswith(("baselines", "hetcache.method")):
@@ -91,7 +81,7 @@ def test_every_room_has_its_floor():
     assert {room(name) for name, _ in modules()} <= {*HEIGHT, "hetcache", "diffsynth_patches"}
 
 
-@pytest.mark.parametrize("name, path", [each for each in modules() if each[0] not in STILL])
+@pytest.mark.parametrize("name, path", list(modules()))
 def test_nothing_reaches_up(name, path):
     """Core knows no media, report neither run nor benchmark, an adapter no mode."""
     own = room(name)

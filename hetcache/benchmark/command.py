@@ -87,6 +87,7 @@ def make_bench(request: BenchRequest) -> Benchmark:
     from hetcache.benchmark.document import shown_path
     from hetcache.benchmark.executor import BenchSettings
     from hetcache.core.facts import facts_of_code, facts_of_weights, hardware, package_versions
+    from hetcache.models.backend import backend
     from hetcache.run.job import choose_device
 
     compared, random = request.compared, request.random.random_weights
@@ -96,10 +97,8 @@ def make_bench(request: BenchRequest) -> Benchmark:
     info = model_info(model)
     edit = info.complete(request.settings())
     if edit.compile:
-        from diffsynth_patches.compiled import check_compiler
-
-        check_compiler(device)
-    decisions = replayed_decisions(request.random, model, edit.num_steps)
+        backend(info.backend).check_compile(device)
+    decisions = replayed_decisions(request.random, model, info, edit.num_steps)
     size = (request.size.height, request.size.width)
     setup = {
         "model": facts_of_weights(model),
@@ -136,16 +135,17 @@ def passed_on(request: BenchRequest) -> list[str]:
     ]
 
 
-def replayed_decisions(asked: RandomWeights, model: str, num_steps: int) -> str | None:
+def replayed_decisions(asked: RandomWeights, model: str, info: ModelInfo, num_steps: int) -> str | None:
     """The letters that HetCache replays under random weights. Raises ValueError for letters that do not fit."""
     if not asked.random_weights:
         return None
-    from diffsynth_patches.random_weights import SHAPES, steady_decisions
     from hetcache.method.hetcache import HetCacheConfig
-    from hetcache.method.replay import parse_decisions
+    from hetcache.method.replay import parse_decisions, steady_decisions
+    from hetcache.models.backend import backend
 
-    if model not in SHAPES:
-        raise ValueError(f"--random-weights: give --model {' or '.join(SHAPES)}")
+    known = backend(info.backend).random_models
+    if model not in known:
+        raise ValueError(f"--random-weights: give --model {' or '.join(known)}")
     letters = asked.decisions or steady_decisions(HetCacheConfig().rule(), num_steps)
     if letters.endswith(".json"):
         letters = json.loads(Path(letters).read_text())["decisions"]["cond"]
@@ -157,23 +157,19 @@ def replayed_decisions(asked: RandomWeights, model: str, num_steps: int) -> str 
 def make_executor(request: BenchRequest, bench: Benchmark, store: Store) -> Any:
     from hetcache.benchmark.executor import Bench, LazyPipeline
     from hetcache.benchmark.quality import load_metrics
+    from hetcache.models.backend import LoadOptions, backend
 
-    random, prompts = request.random.random_weights, bench.settings.edit.prompts
+    random, asked = request.random.random_weights, request.model
     ready, missing = ({}, {}) if random else load_metrics(bench.device)
     for family, reason in missing.items():
         print(f"{family.upper()} is not measured: {reason}")
 
     def load() -> Any:
-        if random:
-            from diffsynth_patches.random_weights import SHAPES, random_pipeline
-
-            return random_pipeline(SHAPES[bench.model], bench.device, bench.dtype, prompts)
-        from diffsynth_patches.loader import load_pipeline, use_hugging_face
-
-        if request.model.huggingface:
-            use_hugging_face()
-        revision = request.model.revision
-        return load_pipeline(bench.model, bench.device, bench.dtype, prompts, request.vram, revision)[0]
+        prompts, vram = bench.settings.edit.prompts, request.vram
+        options = LoadOptions(
+            bench.device, bench.dtype, prompts, vram, asked.revision, asked.huggingface, random_weights=random
+        )
+        return backend(bench.info.backend).load(bench.model, options)
 
     return Bench(LazyPipeline(load), bench.info, bench.settings, store, step_bar, ready)
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffsynth_patches.run import EditResult, run_edit, schedule_of
 from hetcache.benchmark import quality
 from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
@@ -30,6 +29,7 @@ from hetcache.method.hetcache import HetCacheConfig
 from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from hetcache.models import ModelInfo
+from hetcache.models.backend import EditResult, Pipeline
 from hetcache.modes import MODES
 from hetcache.modes.planning import check_cfg_batch
 from hetcache.report.tokens import token_map
@@ -53,14 +53,14 @@ class BenchSettings:
 class LazyPipeline:
     """Loads the pipeline at the first use: a benchmark whose cells are all finished needs none."""
 
-    def __init__(self, load: Callable[[], Any]) -> None:
+    def __init__(self, load: Callable[[], Pipeline]) -> None:
         self._load = load
-        self._pipe: Any = None
+        self._pipeline: Pipeline | None = None
 
-    def __call__(self) -> Any:
-        if self._pipe is None:
-            self._pipe = self._load()
-        return self._pipe
+    def __call__(self) -> Pipeline:
+        if self._pipeline is None:
+            self._pipeline = self._load()
+        return self._pipeline
 
 
 class Bench:
@@ -68,14 +68,14 @@ class Bench:
 
     def __init__(
         self,
-        pipe: LazyPipeline,
+        pipeline: LazyPipeline,
         info: ModelInfo,
         settings: BenchSettings,
         store: Store,
         progress: Progress,
         lpips: Any = None,
     ) -> None:
-        self._pipe = pipe
+        self._pipeline = pipeline
         self._info = info
         self._settings = settings
         self._store = store
@@ -140,14 +140,14 @@ class Bench:
         return self._clip[1]
 
     def _edit(self, case: Case, method: Method, edit: EditSettings, label: str) -> tuple[EditResult, TokenClasses]:
-        clip, config, pipe = self.clip(case), method.config(), self._pipe()
-        mask_THW = torch.from_numpy(clip.mask_THW).to(pipe.device)
+        clip, config, pipeline = self.clip(case), method.config(), self._pipeline()
+        mask_THW = torch.from_numpy(clip.mask_THW).to(pipeline.device)
         context = RunContext.of(mask_THW, self._load_calibration, MODES[method.mode].margin_width(config))
         if edit.cfg_batch:
-            check_cfg_batch(MODES[method.mode], config, context, schedule_of(pipe, edit)[0])
+            check_cfg_batch(MODES[method.mode], config, context, pipeline.schedule(edit))
         with self._progress(edit.num_steps, label) as observe:
             factory = self._factory(method, config, context)
-            return run_edit(pipe, self._info, clip, factory, edit, observe), context.classes
+            return pipeline.edit(clip, factory, edit, observe), context.classes
 
     def _factory(self, method: Method, config: Any, context: RunContext) -> ManagerFactory:
         letters = self._settings.decisions

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,14 @@ def facts_of_weights(model: str) -> str:
             with file.open("rb") as stream:
                 parts.append(f"{file.name} {file.stat().st_size} {digest(stream.read(HEAD_BYTES))[:16]}")
     return digest("\n".join(parts))[:16]
+
+
+def peak_memory_gib() -> float:
+    """Peak allocated memory of the GPU, or peak resident memory of the process on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _cpu_name() -> str:

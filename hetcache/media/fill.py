@@ -10,9 +10,24 @@ of the original content under the mask can leak through.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+GREY = 128
+
+
+def fill_under_mask(frames_THWC: NDArray[np.uint8], mask_THW: NDArray[np.bool_], fill: str) -> NDArray[np.uint8]:
+    """The video that conditions a model: what lies under the mask is replaced by what the model expects there (`fill`
+    is `grey`, or a classical `push_pull` fill)."""
+    if fill != "push_pull":
+        return np.where(mask_THW[..., None], np.uint8(GREY), frames_THWC)
+    # Centred at 0, so that a mask over everything is filled with grey.
+    video_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() - GREY
+    filled = push_pull_fill(video_TCHW, torch.from_numpy(mask_THW)[:, None]) + GREY
+    return filled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def push_pull_fill(video_TCHW: Tensor, mask_T1HW: Tensor) -> Tensor:

@@ -5,11 +5,14 @@ With random weights no signal means anything, but the cost of a decision sequenc
 
 from __future__ import annotations
 
+from hetcache.core.drift import LevelRule, decision_string, plan_levels
 from hetcache.core.lead import Planned
 from hetcache.core.mode import ManagerFactory
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
 from hetcache.method.hetcache import CompactTokens, HetCacheConfig
 from hetcache.method.selector import TokenSelector
+
+STEADY_CHANGE = 0.4
 
 
 def parse_decisions(letters: str) -> list[Decision]:
@@ -30,3 +33,8 @@ def replayed(config: HetCacheConfig, selector: TokenSelector, letters: str) -> M
         return CompactTokens(config, selector, Planned(decisions), branch)
 
     return make
+
+
+def steady_decisions(rule: LevelRule, num_steps: int) -> str:
+    """The decisions of a rule under a steady change of 0.4 delta a step, to be replayed where weights are random."""
+    return decision_string(plan_levels([STEADY_CHANGE * rule.delta] * num_steps, rule))

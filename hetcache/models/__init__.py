@@ -17,7 +17,7 @@ PIXEL_STEP = 16
 class ModelInfo:
     """`fill` is what the model expects under the mask: `grey`, or `push_pull` (a classical fill, see
     `hetcache.media.fill`). `default_area` is height * width of its native size in pixels, `window` the frames of its
-    native length."""
+    native length, `backend` the library that runs it (`hetcache.models.backend`)."""
 
     model_id: str
     family: str
@@ -28,6 +28,7 @@ class ModelInfo:
     prompt: str
     negative_prompt: str
     window: int = 81
+    backend: str = "diffsynth"
 
     def default_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in multiples of 16 with the source's aspect ratio and about the native area."""
@@ -90,18 +91,7 @@ def model_info(model: str) -> ModelInfo:
     values = _read_config(folder / "config.json")
     shape = values.get("config")
     name = "tiny" if isinstance(shape, dict) and "vae_width" in shape else _wan_name(values)
-    known = MODELS[name]
-    return ModelInfo(
-        known.model_id,
-        known.family,
-        None,
-        known.default_area,
-        known.fill,
-        known.cfg_scale,
-        known.prompt,
-        known.negative_prompt,
-        known.window,
-    )
+    return replace(MODELS[name], repository=None)
 
 
 def _read_config(path: Path) -> dict[str, object]:

@@ -8,9 +8,10 @@ from typing import Any
 from hetcache.core.mode import RunContext
 from hetcache.core.settings import flag_of
 from hetcache.core.vocabulary import Branch
+from hetcache.models.backend import EditResult
 from hetcache.modes import MODES
 from hetcache.modes.planning import check_cfg_batch, describe_plan, find_setting, plan_run
-from hetcache.run.editor import Editor, EditResult
+from hetcache.run.editor import Editor
 from hetcache.run.identity import run_identity
 from hetcache.run.job import Job
 from hetcache.run.saving import save_edit, save_windows

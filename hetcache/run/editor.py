@@ -9,9 +9,6 @@ from typing import Any
 
 import torch
 
-from diffsynth_patches import compiled, loader
-from diffsynth_patches.run import EditResult as EditResult
-from diffsynth_patches.run import run_edit, schedule_of, tile_vae
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import Mode, RunContext
 from hetcache.core.options import EditSettings
@@ -19,6 +16,7 @@ from hetcache.core.session import now_ms
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
+from hetcache.models.backend import EditResult, LoadOptions, Pipeline, backend
 from hetcache.modes.budget import GIB, fit_to_budget
 from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
@@ -33,7 +31,7 @@ class OutOfMemoryError(UserError):
 
 class Editor:
     """Loads the job's pipeline at once and settles `--vae-tiling auto` for all its edits. When CUDA runs out of memory,
-    it goes on once with the VAE in tiles and DiffSynth's offloading on, and keeps these; `notes` says so, for the
+    it goes on once with the VAE in tiles and the weights offloaded, and keeps these; `notes` says so, for the
     record. Raises ValueError for weights that cannot be loaded, OutOfMemoryError for a GPU that is too small even so.
     """
 
@@ -43,25 +41,31 @@ class Editor:
         self._tiled = job.settings.vae_tiling == "on"
         self._has_retried = False
         self.notes: list[str] = []
-        self.pipe: Any = None
+        self._backend = backend(job.info.backend)
         if job.settings.compile:
-            compiled.check_compiler(job.device)
-        if job.huggingface:
-            loader.use_hugging_face()
+            self._backend.check_compile(job.device)
         start_ms = now_ms()
+        self._pipeline: Pipeline | None = None
         try:
-            self.pipe = self._load()
+            self._pipeline = self._load()
         except torch.cuda.OutOfMemoryError:
             self._has_retried = True
-        if self.pipe is None:
+        if self._pipeline is None:
             self._make_room()
-        self._tiled = self._tiled or tile_vae(job.settings.vae_tiling, job.device, *job.clip.size)
+        self._tiled = self._tiled or self.pipeline.must_tile(job.settings.vae_tiling, *job.clip.size)
         self.load_s = (now_ms() - start_ms) / 1e3
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline that is loaded now."""
+        assert self._pipeline is not None
+        return self._pipeline
 
     @cached_property
     def schedule(self) -> tuple[Schedule, ModelShape]:
         """The run's timesteps with their static signals, and the model's dimensions."""
-        return schedule_of(self.pipe, self._job.settings)
+        settings = self._job.settings
+        return self.pipeline.schedule(settings), self.pipeline.shape(settings)
 
     def within_budget(self, mode: Mode, config: Any, context: RunContext) -> Any:
         """The config that keeps to `--cache-budget-gib`; what it gave up is in `notes`. Raises ValueError."""
@@ -100,7 +104,7 @@ class Editor:
             settings = replace(settings, compile=False)
         try:
             with StepBar(settings.num_steps, label) as bar:
-                return run_edit(self.pipe, self._job.info, clip, mode.build(config, context), settings, bar.observe)
+                return self.pipeline.edit(clip, mode.build(config, context), settings, bar.observe)
         except RuntimeError as error:
             # What torch raises when a CPU's memory is full has no class of its own.
             if "DefaultCPUAllocator" not in str(error):
@@ -109,7 +113,7 @@ class Editor:
 
     def _make_room(self) -> None:
         """Load again with offloading, within what is free once the old weights are gone."""
-        self.pipe = None
+        self._pipeline = None
         gc.collect()
         torch.cuda.empty_cache()
         if self._vram.limit_gib is None:
@@ -121,22 +125,20 @@ class Editor:
             f"CUDA ran out of memory: tried again with --vae-tiling on --vram-limit {self._vram.limit_gib:.1f}{without}"
         )
         try:
-            self.pipe = self._load()
+            self._pipeline = self._load()
         except torch.cuda.OutOfMemoryError:
             raise OutOfMemoryError(self._remedy()) from None
 
-    def _load(self) -> Any:
+    def _load(self) -> Pipeline:
         job = self._job
+        options = LoadOptions(job.device, job.dtype, job.settings.prompts, self._vram, job.revision, job.huggingface)
         try:
-            pipe, _ = loader.load_pipeline(
-                job.model, job.device, job.dtype, job.settings.prompts, self._vram, job.revision
-            )
+            return self._backend.load(job.model, options)
         except (torch.cuda.OutOfMemoryError, MemoryError, ValueError, OSError):
             raise
         except Exception as error:
             # Hubs and weight readers raise errors of their own for damaged files and failed downloads.
             raise ValueError(f"--model {job.model}: cannot be loaded ({error}); fetch its files again") from error
-        return pipe
 
     def _remedy(self) -> str:
         return (

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffsynth_patches.apply import patched
 from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheSession
+from hetcache.models.backend import backend_of
 from hetcache.modes import MODES
 
 
@@ -28,7 +28,7 @@ def enable_cache(
             video = pipe(..., progress_bar_cmd=session.steps)
         print(session.trace.decisions(Branch.COND))
 
-    Raises ValueError for an unknown mode, a bad setting, mask or model id.
+    Raises ValueError for an unknown mode, a bad setting, mask or model id, and for a pipeline of another library.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
@@ -37,5 +37,5 @@ def enable_cache(
     mask_THW = torch.as_tensor(np.asarray(mask)).to(pipe.device)
     context = RunContext.of(mask_THW, model_id, chosen.margin_width(config))
     session = CacheSession(chosen.build(config, context))
-    with patched(pipe, session):
+    with backend_of(pipe).patched(pipe, session):
         yield session

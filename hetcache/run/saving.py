@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffsynth_patches.run import EditResult
 from hetcache.core.facts import hardware, package_versions
 from hetcache.core.mode import RunContext
 from hetcache.files import write_json, write_text
 from hetcache.media.masks import composite
 from hetcache.media.write import write_video
+from hetcache.models.backend import EditResult
 from hetcache.run import record as records
 from hetcache.run.compare import compare
 from hetcache.run.editor import Editor

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffsynth_patches import backend as editing
 from diffsynth_patches import loader
 from hetcache.core.options import EditSettings, VramOptions
 from hetcache.modes import MODES
-from hetcache.run import editor as editing
 from hetcache.run.editor import Editor, OutOfMemoryError
 
 SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)
@@ -46,7 +46,7 @@ def job(vram: VramOptions | None = None) -> Any:
         dtype=torch.bfloat16,
         settings=SETTINGS,
         clip=clip,
-        info=None,
+        info=SimpleNamespace(backend="diffsynth"),
         vram=vram or VramOptions(),
         revision=None,
         huggingface=False,

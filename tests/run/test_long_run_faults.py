@@ -15,10 +15,11 @@ import pytest
 from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, ROOT, command, edits, make_clip, run, saved
 from video_files import make
 
+from diffsynth_patches import backend
 from hetcache.media import source
 from hetcache.media import write as video_write
 from hetcache.media.read import read_frames
-from hetcache.run import editor, window_store
+from hetcache.run import window_store
 
 __all__ = ["edits"]
 
@@ -137,7 +138,7 @@ def test_a_run_that_ends_before_its_first_window_leaves_nothing(
     def stopped(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(editor, "run_edit", stopped)
+    monkeypatch.setattr(backend, "run_edit", stopped)
     assert run(folder) == (130 if isinstance(error, KeyboardInterrupt) else 2)
     assert ("no output was written" if isinstance(error, KeyboardInterrupt) else "broken") in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["m.mp4", "out.mp4", "v.mp4"]
