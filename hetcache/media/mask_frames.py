@@ -53,6 +53,14 @@ class RawMask:
             return np.ascontiguousarray(self.values[..., :3])
         return np.repeat(to_8_bit(self.values)[..., None], 3, axis=2)
 
+    @property
+    def without_colour(self) -> bool:
+        """Whether this is RGB of equal channels."""
+        if self.values.ndim != 3 or self.values.shape[2] != 3:
+            return False
+        red, green, blue = (self.values[..., channel] for channel in range(3))
+        return bool((red == green).all() and (green == blue).all())
+
     def plane(self, name: str) -> NDArray[Any]:
         """[H, W] of "luma" (0.299 R + 0.587 G + 0.114 B), "red", "green", "blue", "alpha" as stored; "seen" and
         "brightest", luma and largest channel of the picture laid over black; or "index". Grey keeps its depth."""

@@ -54,12 +54,18 @@ class Tally:
             used = raw.palette[np.unique(raw.values), :3].astype(int)
             self.coloured_palette |= bool((np.ptp(used, axis=1) > GREY_SPREAD).any())
         self.lossless &= raw.lossless
+        if raw.without_colour:
+            # The usual mask: all planes are one, and nothing is coloured.
+            one = _histogram(raw.values[..., 0])
+            for name in self.planes:
+                if name != "index":
+                    opaque = np.bincount([255], [raw.values[..., 0].size], 256).astype(np.int64)
+                    self.counts.setdefault(name, []).append(opaque if name == "alpha" else one)
+            return
         for name in self.planes:
             if name == "index" and raw.palette is None:
                 continue
-            values = raw.plane(name)
-            size = 65536 if values.dtype == np.uint16 else 256
-            self.counts.setdefault(name, []).append(np.bincount(values.ravel(), minlength=size))
+            self.counts.setdefault(name, []).append(_histogram(raw.plane(name)))
         if raw.values.ndim == 2 and raw.palette is None:
             return
         colours, alpha = raw.colours, raw.alpha
@@ -116,6 +122,10 @@ def tally(frames: Iterable[RawMask], planes: Sequence[str], half: int) -> Tally:
     for raw in frames:
         result.add(raw)
     return result
+
+
+def _histogram(values: NDArray[Any]) -> NDArray[np.int64]:
+    return np.bincount(values.ravel(), minlength=65536 if values.dtype == np.uint16 else 256)
 
 
 def _sum(counts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
