@@ -15,8 +15,11 @@ from odd_masks import (
     WIDTH,
     Build,
     cut_out,
+    davis_palette,
     grey,
     image,
+    images,
+    indexed,
     over_black,
     rgba,
     sixteen_bit,
@@ -35,7 +38,7 @@ from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.mask_pace import Pace
 from hetcache.media.mask_reading import LOOKED_AT, read_rules
 from hetcache.media.mask_sheet import OUTLINE_RGB, mask_sheet, tinted
-from hetcache.media.masks import read_mask
+from hetcache.media.masks import dilate_mask, read_mask
 from hetcache.media.source import InputOptions, Source
 
 FFV1 = ("-c:v", "ffv1")
@@ -263,3 +266,22 @@ def test_a_plan_leaves_a_picture(writable: bool, v: Path, tmp_path: Path, capsys
     assert "mask covers" in out and not (tmp_path / "out.mp4").exists()
     if not writable:
         path.unlink()
+
+
+def test_a_run_edits_the_object_that_was_named(v: Path, tmp_path: Path) -> None:
+    """The whole way, with the embedded model: the other object and the background stay."""
+    mask = images("png", lambda index: indexed(two_objects()[index], davis_palette()))(tmp_path)
+    out = tmp_path / "out.mp4"
+    argv = ["--video", str(v), "--mask", str(mask), "--mask-object", "2", "--mask-feather", "0", "--frames", "5"]
+    argv += ["--model", "tiny", "--steps", "1", "--height", "96", "--width", "128", "--output", str(out)]
+    assert inference.main(argv) == 0
+    raw = tmp_path / "out.rgb"
+    ffmpeg("-i", out, "-f", "rawvideo", "-pix_fmt", "rgb24", raw)
+    shown = np.frombuffer(raw.read_bytes(), np.uint8).reshape(5, HEIGHT, WIDTH, 3).astype(int)
+    difference = np.abs(shown - moving_picture()[:5]).max(axis=3)
+    named = two_objects()[:5] == 2
+    far = ~dilate_mask(named, 4)
+    assert difference[far].mean() < 3 and difference[named].mean() > 10
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["mask"]["objects"] == [1, 2] and record["mask"]["object"] == 2
+    assert record["mask"]["share"]["mean"] == pytest.approx(float(named.mean()), abs=1e-5)
