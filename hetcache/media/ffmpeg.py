@@ -74,13 +74,14 @@ def spawn(args: list[str], *, feed: bool) -> Iterator[tuple[subprocess.Popen[byt
     pipe that nobody reads would block.
     """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            args,
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
+        with _started(args):
+            process = subprocess.Popen(
+                args,
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
             yield process, log
         finally:
@@ -97,8 +98,20 @@ def spawn(args: list[str], *, feed: bool) -> Iterator[tuple[subprocess.Popen[byt
 def run_quiet(args: list[str], timeout_s: float | None = None) -> tuple[int, str]:
     """Run ffmpeg to its end without a terminal; returns its exit status and its log."""
     null = subprocess.DEVNULL
-    done = subprocess.run(args, stdin=null, stdout=null, stderr=subprocess.PIPE, timeout=timeout_s)
+    with _started(args):
+        done = subprocess.run(args, stdin=null, stdout=null, stderr=subprocess.PIPE, timeout=timeout_s)
     return done.returncode, done.stderr.decode("utf-8", "replace")
+
+
+@contextmanager
+def _started(args: list[str]) -> Iterator[None]:
+    """VideoError when the program is not there or is none."""
+    try:
+        yield
+    except OSError as error:
+        raise VideoError(
+            f"ffmpeg {args[0]}: cannot be run ({error.strerror or error}); set IMAGEIO_FFMPEG_EXE to another"
+        ) from error
 
 
 def read_log(log: IO[bytes], limit: int = 65536) -> str:

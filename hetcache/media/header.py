@@ -1,11 +1,16 @@
-"""What a media file holds, read from what `ffmpeg -i` prints: imageio-ffmpeg brings no ffprobe."""
+"""What a media file holds, read from what ffmpeg prints about it and its first frame: imageio-ffmpeg brings no ffprobe.
+
+The program that decodes the frames is the one that is asked, so that there is one truth about them.
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from hetcache.media import ffmpeg as ff
 from hetcache.media.ffmpeg import VideoError
@@ -26,9 +31,16 @@ _PLAYLISTS = (
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
 
 
+Fields = Literal["progressive", "top", "bottom", "unknown"]
+Tags = tuple[str, str, str, str]
+UNTAGGED: Tags = ("unknown", "unknown", "unknown", "unknown")
+
+
 @dataclass(frozen=True)
 class StreamHeader:
-    """What ffmpeg says about one media file; `width` and `height` are after rotation."""
+    """What ffmpeg says about one media file; `width` and `height` are after rotation. `tags` are its colour's (matrix,
+    primaries, transfer, range). `start_s` and `audio_start_s` are the times of the first frame and the first sample
+    that is heard, on the file's own clock; they and `rate` are exact, and None where nothing can be decoded."""
 
     width: int
     height: int
@@ -41,17 +53,33 @@ class StreamHeader:
     audio_codec: str | None
     alpha_beside: bool = False
     """A second picture of transparency, as Matroska keeps for VP8 and VP9."""
+    tags: Tags = UNTAGGED
+    fields: Fields = "unknown"
+    rate: Fraction | None = None
+    start_s: Fraction | None = None
+    audio_start_s: Fraction | None = None
+    has_average_rate: bool = True
 
 
 def read_header(path: Path, what: str = "video") -> StreamHeader:
-    """Describe the first real video stream of a file; VideoError when there is none. Decodes no picture."""
+    """Describe the first real video stream of a file; VideoError when there is none. Decodes one picture."""
     ff.check_regular_file(path, what)
-    args = [*ff.base_args("info"), *ff.input_args(path)]
+    sound = ["-map", "0:a:0?", "-af", "ashowinfo", "-frames:a", "1"]
+    header = parse_header(_ask(path, what, sound), path, what)
+    if header.rate is None and header.audio_codec is not None:
+        # Sound of an unknown kind stops ffmpeg before it has decoded a picture.
+        header = parse_header(_ask(path, what, []), path, what)
+    return header
+
+
+def _ask(path: Path, what: str, sound: list[str]) -> str:
+    args = [*ff.base_args("info"), "-nostats", "-max_pixels", str(ff.MAX_SIDE**2), "-copyts", *ff.input_args(path)]
+    args += ["-map", "0:V:0", "-vf", "showinfo=checksum=0", "-fps_mode", "passthrough", "-frames:v", "1", *sound]
     try:
-        _, text = ff.run_quiet(args, PROBE_TIMEOUT_S)
+        _, text = ff.run_quiet([*args, "-f", "null", "-"], PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise VideoError(f"{what} {path}: no stream found in {PROBE_TIMEOUT_S} s; re-encode it") from None
-    return parse_header(text, path, what)
+    return text
 
 
 def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
@@ -90,7 +118,7 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
         width, height = height, width
         aspect = (aspect[1], aspect[0])
     ff.check_size(width, height, path, what)
-    return StreamHeader(
+    header = StreamHeader(
         width=width,
         height=height,
         fps=_frame_rate(line),
@@ -101,7 +129,61 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
         pixel_aspect=aspect if min(aspect) > 0 else (1, 1),
         audio_codec=audio.group(1) if audio else None,
         alpha_beside=re.search(r"(?im)^ +alpha_mode +: 1$", side_data) is not None,
+        tags=_line_tags(line),
+        fields=_line_fields(line),
+        has_average_rate=re.search(r"\d k?fps\b", line) is not None,
     )
+    return _with_first_frame(header, lines)
+
+
+def _with_first_frame(header: StreamHeader, lines: list[str]) -> StreamHeader:
+    """The header with what decoding says, which goes before what the container says."""
+    shown = [line for line in lines if re.match(r"\[(Parsed_)?a?showinfo", line)]
+    audio = _first(r"\[Parsed_ashowinfo.*\] n:\s*0 pts:\s*-?\d+ pts_time:(-?[\d.]+)", shown)
+    config = _first(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", shown)
+    frame = _first(r"\] n:\s*0 pts:\s*(-?\d+|NOPTS) .* i:([PTB]) ", shown)
+    if config is None or frame is None:
+        return header
+    rate = Fraction(int(config[3]), int(config[4]) or 1)
+    base = Fraction(int(config[1]), int(config[2]) or 1)
+    colour = _first(r"color_range:(\S+) color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", shown)
+    tags = (colour[2], colour[3], colour[4], colour[1]) if colour else UNTAGGED
+
+    def one(index: int) -> str:
+        return tags[index] if tags[index] not in ("unknown", "reserved") else header.tags[index]
+
+    fields: dict[str, Fields] = {"P": "progressive", "T": "top", "B": "bottom"}
+    return replace(
+        header,
+        tags=(one(0), one(1), one(2), one(3)),
+        # Players go by the frames' marks; those of a mixed stream begin progressive.
+        fields=header.fields if frame[2] == "P" and header.fields != "unknown" else fields[frame[2]],
+        rate=rate if 0 < rate <= 1000 else None,
+        start_s=None if frame[1] == "NOPTS" else int(frame[1]) * base,
+        audio_start_s=Fraction(audio[1]) if audio else None,
+    )
+
+
+def _first(pattern: str, lines: list[str]) -> re.Match[str] | None:
+    return next((found for line in lines if (found := re.search(pattern, line))), None)
+
+
+def _line_tags(line: str) -> Tags:
+    """(matrix, primaries, transfer, range) of a stream's line: `(tv, bt709/bt2020/smpte2084, top first)`."""
+    inner = re.search(r", \w+\(([^)]*)\)", line.partition(": Video: ")[2])
+    words = [] if inner is None else [word.strip() for word in inner[1].split(",")]
+    span = next((word for word in words if word in ("tv", "pc")), "unknown")
+    others = [w for w in words if w not in ("tv", "pc", "progressive") and " first" not in w and " bpc" not in w]
+    parts = others[0].split("/") if others else []
+    if len(parts) == 1 and re.fullmatch(r"[\w-]+", parts[0]):
+        parts = parts * 3
+    return (parts[0], parts[1], parts[2], span) if len(parts) == 3 else ("unknown", "unknown", "unknown", span)
+
+
+def _line_fields(line: str) -> Fields:
+    if "progressive" in line:
+        return "progressive"
+    return "top" if "top first" in line or "top coded first" in line else "bottom" if " first" in line else "unknown"
 
 
 def _indented_block(lines: list[str], index: int) -> str:

@@ -15,6 +15,8 @@ from hetcache.media.ffmpeg import VideoError, check_regular_file, check_size
 
 # Decoders to try on a file's content. EPS and the like, which start other programs, are not among them.
 _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "PPM", "GIF", "AVIF", "JPEG2000")
+_PAGES = ("TIFF", "AVIF")
+_MJPEG_SEARCH_BYTES = 16 << 20
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif", ".jp2")
 
 
@@ -27,6 +29,12 @@ def image_size(path: Path, what: str = "image") -> tuple[int, int] | None:
     try:
         with _open(path) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
+                if image.format in _PAGES:
+                    # ffmpeg would take the first page, or none, without a word.
+                    pages = f"{image.n_frames} pictures in one {image.format}"
+                    raise VideoError(f"{what} {path}: holds {pages}; save them as PNG files in a folder and give that")
+                return None
+            if image.format in ("JPEG", "MPO") and _another_jpeg_follows(path):
                 return None
             width, height = image.size
             check_size(width, height, path, what)
@@ -39,6 +47,14 @@ def image_size(path: Path, what: str = "image") -> tuple[int, int] | None:
     except Exception:
         # Decoders raise almost anything on bytes that are not theirs; "no still image" is the answer then.
         return None
+
+
+def _another_jpeg_follows(path: Path) -> bool:
+    """Whether a JPEG is the first frame of raw Motion JPEG: the next one begins where it ends. (The second picture of
+    an MPO does not: it is an alternative of the first.)"""
+    with path.open("rb") as file:
+        head = file.read(_MJPEG_SEARCH_BYTES)
+    return b"MPF\0" not in head[:4096] and b"\xff\xd9\xff\xd8\xff" in head
 
 
 def read_image(path: Path, what: str = "image") -> NDArray[np.uint8]:

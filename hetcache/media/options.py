@@ -20,6 +20,13 @@ FEATHER_PX_AT_480P = 6
 """Width of the blend around the mask in a picture of 480 rows; it grows with the picture."""
 
 
+SHORT_FRAMES = 81
+"""Up to so many frames (one window of Wan2.1) are written at SHORT_CRF: such files are small whatever they hold."""
+
+SHORT_CRF, LONG_CRF = 10, 16
+"""x264's quality of an output: 10 is hard to tell from the source by any means, 16 by eye."""
+
+
 def read_sides(text: str) -> tuple[int, int, int, int]:
     """LEFT,TOP,RIGHT,BOTTOM in pixels. Raises ValueError."""
     try:
@@ -88,6 +95,8 @@ class InputOptions:
         "a mask of another frame rate: by time if it is as long as the video, frame by frame if it has as many frames "
         "(auto), or always the one that is named",
     )
+
+    strict: bool = setting(False, "refuse a video that ends before its header says, which is a warning else")
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,71 +13,19 @@ from PIL import Image
 
 from hetcache.files import StrPath
 from hetcache.media import ffmpeg as ff
+from hetcache.media import hdr
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.header import read_header
-from hetcache.media.images import image_size, list_frames, over_black, read_image
-from hetcache.media.pam import has_alpha, read_pam
+from hetcache.media.images import list_frames, over_black, read_image
+from hetcache.media.pam import read_pam
+from hetcache.media.probe import DEFAULT_FPS, VideoInfo, probe
 from hetcache.media.sizes import largest_4k_plus_1
 
-DEFAULT_FPS = 16.0
-"""Frames a second of images, which carry no rate: the rate Wan2.1 was trained at."""
+__all__ = ["DEFAULT_FPS", "StrPath", "VideoInfo", "probe"]
 
 MAX_READ_BYTES = 4 << 30
 """The most that read_frames() puts into memory; longer videos go through iter_frames()."""
 
 Frames = Generator[NDArray[np.uint8], None, None]
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a source holds: pixels after rotation; `num_frames` is None for a video (see count_frames())."""
-
-    path: Path
-    width: int
-    height: int
-    fps: float
-    num_frames: int | None
-    has_audio: bool
-    kind: Literal["video", "image", "folder"] = "video"
-    duration_s: float | None = None
-    rotation_deg: int = 0
-    codec: str = ""
-    pix_fmt: str = ""
-    pixel_aspect: tuple[int, int] = (1, 1)
-    alpha_beside: bool = False
-    """Transparency in a picture of its own (VP8, VP9), which ffmpeg's own decoders leave out."""
-
-
-def probe(path: StrPath, what: str = "video") -> VideoInfo:
-    """Describe a video file, an image or a folder of frames without decoding it.
-
-    `what` names the input in messages ("video", "mask"). VideoError: missing, unreadable, empty, not a video,
-    only sound, a playlist, or over 8192 pixels a side. A video's frames are not counted here: see
-    count_frames().
-    """
-    path = Path(path)
-    if _is_dir(path):
-        frames = list_frames(path, what)
-        size = _frame_size(frames[0], what)
-        return VideoInfo(path, size[1], size[0], DEFAULT_FPS, len(frames), False, "folder")
-    still = image_size(path, what)
-    if still is not None:
-        return VideoInfo(path, still[1], still[0], DEFAULT_FPS, 1, False, "image")
-    header = read_header(path, what)
-    return VideoInfo(
-        path=path,
-        width=header.width,
-        height=header.height,
-        fps=header.fps or DEFAULT_FPS,
-        num_frames=None,
-        has_audio=header.audio_codec is not None,
-        duration_s=header.duration_s,
-        rotation_deg=header.rotation_deg,
-        codec=header.codec,
-        pix_fmt=header.pix_fmt,
-        pixel_aspect=header.pixel_aspect,
-        alpha_beside=header.alpha_beside and header.codec in ("vp8", "vp9"),
-    )
 
 
 def count_frames(path: StrPath, what: str = "video", decode: bool = False) -> int:
@@ -97,7 +42,7 @@ def count_frames(path: StrPath, what: str = "video", decode: bool = False) -> in
 
 
 def iter_frames(
-    path: StrPath,
+    path: StrPath | VideoInfo,
     start: int = 0,
     count: int | None = None,
     size: tuple[int, int] | None = None,
@@ -106,13 +51,14 @@ def iter_frames(
     """Yield frames [H, W, 3] uint8 RGB from frame `start`, at most `count`, in memory that does not grow.
 
     Frames come in the source's own order, one per coded frame whatever its time stamp (variable frame rate),
-    upright, 10 bit reduced to 8, grey as RGB, transparency over black. `size` = (height, width) resizes each.
+    upright, 10 bit reduced to 8, HDR tone-mapped (see hdr.py), grey as RGB, transparency over black. `size` = (height,
+    width) resizes each.
     A source that ends early just ends; VideoError if it cannot be opened, or if it breaks before its first
     frame.
     """
     if start < 0 or (count is not None and count < 0):
         raise ValueError(f"start {start} and count {count} cannot be negative")
-    info = probe(path, what)
+    info = path if isinstance(path, VideoInfo) else probe(path, what)
     source = _iter_video if info.kind == "video" else _iter_stills
     frames = source(info, start, count, what)
     with closing(frames):
@@ -120,17 +66,20 @@ def iter_frames(
             yield frame if size is None or frame.shape[:2] == size else _resize(frame, size)
 
 
-def read_frames(path: StrPath, count: int | None = None, start: int = 0, what: str = "video") -> NDArray[np.uint8]:
+def read_frames(
+    path: StrPath | VideoInfo, count: int | None = None, start: int = 0, what: str = "video"
+) -> NDArray[np.uint8]:
     """Read `count` frames (all, if None) from frame `start`: [T, H, W, 3] uint8 RGB.
 
     VideoError when there are fewer than `count`, saying how many there are and the largest 4k+1 that fits,
     and when the frames would not fit in memory.
     """
-    info = probe(path, what)
+    info = path if isinstance(path, VideoInfo) else probe(path, what)
+    path = info.path
     limit = MAX_READ_BYTES // (info.width * info.height * 3)
     if count is not None and count > limit:
         raise VideoError(f"{what} {path}: {count} frames of this size do not fit in memory; ask for fewer")
-    with closing(iter_frames(path, start, count, what=what)) as stream:
+    with closing(iter_frames(info, start, count, what=what)) as stream:
         frames = list(islice(stream, limit + 1))
     if len(frames) > limit:
         raise VideoError(f"{what} {path}: over {limit} frames do not fit in memory; ask for fewer")
@@ -152,20 +101,6 @@ def too_few(name: str, found: int, asked: int, start: int) -> str:
     return f"{name}: {asked} frames asked, {found} there{after}; use --frames {fits} or fewer"
 
 
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def _frame_size(path: Path, what: str) -> tuple[int, int]:
-    size = image_size(path, what)
-    if size is None:
-        raise VideoError(f"{what} {path}: not a still image that can be read; save it as PNG")
-    return size
-
-
 def _resize(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = size
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
@@ -185,11 +120,11 @@ def _iter_stills(info: VideoInfo, start: int, count: int | None, what: str) -> F
 def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Frames:
     if count == 0:
         return
-    channels = 4 if has_alpha(info.pix_fmt) else 3
-    trim = f"trim=start_frame={start}" + ("" if count is None else f":end_frame={start + count}")
+    channels = 4 if info.pixels.alpha else 3
     args = [*ff.base_args(), "-max_pixels", str(ff.MAX_SIDE**2), *ff.input_args(info.path), "-map", "0:V:0"]
-    args += ["-vf", trim, "-fps_mode", "passthrough", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
-    args += ["-pix_fmt", "rgba" if channels == 4 else "rgb24", "-c:v", "pam", "-f", "image2pipe", "-"]
+    wanted = "rgba" if channels == 4 else "rgb48be" if info.colour.hdr else "rgb24"
+    filters = [trim(start, count), *to_rgb(info), f"format={wanted}"]
+    args += ["-vf", ",".join(filters), "-fps_mode", "passthrough", "-c:v", "pam", "-f", "image2pipe", "-"]
     num_frames = 0
     with ff.spawn(args, feed=False) as (process, log):
         assert process.stdout is not None
@@ -198,7 +133,25 @@ def _iter_video(info: VideoInfo, start: int, count: int | None, what: str) -> Fr
             if frame.shape[:2] != (info.height, info.width):
                 sizes = f"{frame.shape[1]}x{frame.shape[0]}, its header says {info.width}x{info.height}"
                 raise VideoError(f"{what} {info.path}: frame {num_frames} is {sizes}; re-encode it")
+            if frame.dtype == np.uint16:
+                frame = hdr.to_sdr(frame, info.colour)
             yield over_black(frame) if channels == 4 else frame
         if process.wait() != 0 and num_frames == 0:
             cause = ff.reason(ff.read_log(log))
             raise VideoError(f"{what} {info.path}: no frame can be decoded ({cause}); re-encode it as MP4")
+
+
+def trim(start: int, count: int | None) -> str:
+    """The filter that leaves `count` frames from `start` on."""
+    return f"trim=start_frame={start}" + ("" if count is None else f":end_frame={start + count}")
+
+
+def to_rgb(info: VideoInfo) -> list[str]:
+    """The filter that reads a source's colours by the matrix and the range of its record."""
+    flags = "flags=bicubic+accurate_rnd+full_chroma_int"
+    if info.pixels.family != "yuv":
+        return [f"scale={flags}"]
+    colour = info.colour
+    return [
+        f"scale=in_color_matrix={colour.scale_matrix}:in_range={colour.range}:interl={int(info.interlaced)}:{flags}"
+    ]

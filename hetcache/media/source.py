@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from hetcache.media.mask_pace import Pace, check_shape, choose_pace
 from hetcache.media.mask_reading import MaskReading, MaskRequest, read_rules
 from hetcache.media.masks import dilate_mask, iter_mask, outpaint, outpainted_size
 from hetcache.media.options import InputOptions
+from hetcache.media.probe import scanned, truncation
 from hetcache.media.read import MAX_READ_BYTES, VideoInfo, count_frames, iter_frames, probe, read_frames, too_few
+from hetcache.media.timeline import Timeline, read_timeline
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -42,7 +45,10 @@ class Source:
         options = options or InputOptions()
         if mask is None and options.outpaint is None:
             raise VideoError(f"video {video}: which part is to be edited? Give --mask or --outpaint")
-        info = probe(video)
+        info = scanned(probe(video))
+        cut_off = truncation(info)
+        if options.strict and cut_off is not None:
+            raise VideoError(cut_off)
         if options.outpaint is not None:
             outpainted_size(options.outpaint, info.height, info.width)
         if mask is None:
@@ -64,7 +70,7 @@ class Source:
     def length(self, asked: int | None = None) -> int:
         """`asked` frames, or all of the video. Decodes both files to their ends; raises VideoError when video or mask
         (unless extended) has fewer frames."""
-        found = count_frames(self.video, decode=True)
+        found = len(self.timeline().times_s)
         num_frames = found if asked is None else asked
         if found < max(num_frames, 1):
             raise VideoError(too_few(f"video {self.video}", found, max(num_frames, 1), 0))
@@ -76,6 +82,19 @@ class Source:
         if masks < num_frames:
             raise VideoError(_mask_ended(self.mask, masks, num_frames))
         return num_frames
+
+    def timeline(self, count: int | None = None) -> Timeline:
+        """When the first `count` frames (all, if None) are shown. Decodes them, the first time that it is asked."""
+        return _timeline(self.info, count)
+
+    def every_mask(self, count: int) -> Generator[NDArray[np.bool_], None, None]:
+        """The mask [H, W] of each of `count` frames of the canvas, without decoding the video."""
+        with closing(self.masks(count)) as masks:
+            if self.mask is None:
+                yield from repeat(next(masks)[0], count)
+                return
+            for mask in masks:
+                yield mask[0]
 
     def masks(self, count: int) -> Generator[Mask, None, None]:
         """The first `count` masks [1, H, W] of the canvas, without decoding the video."""
@@ -94,7 +113,7 @@ class Source:
         if count * height * width * 3 > MAX_READ_BYTES:
             size = f"{count} frames of {width}x{height}"
             raise VideoError(f"video {self.video}: {size} do not fit in memory; ask for fewer")
-        frames = read_frames(self.video, count=count)
+        frames = read_frames(self.info, count=count)
         if self.mask is None:
             mask = np.zeros(frames.shape[:3], np.bool_)
         else:
@@ -109,7 +128,7 @@ class Source:
         """Frames [1, H, W, 3] and masks [1, H, W] of the canvas from frame `start` to the end of the video, in memory
         that does not grow. Raises VideoError when the mask ends before."""
         size = self.info.height, self.info.width
-        with closing(iter_frames(self.video, start)) as frames:
+        with closing(iter_frames(self.info, start)) as frames:
             if self.mask is None:
                 for frame in frames:
                     yield self._canvas(frame[None], np.zeros((1, *size), np.bool_))
@@ -139,6 +158,11 @@ class Source:
         height, width = mask_THW.shape[1:]
         wide_mask_THW[:, top : top + height, left : left + width] = mask_THW
         return wide_THWC, wide_mask_THW
+
+
+@lru_cache(maxsize=4)
+def _timeline(info: VideoInfo, count: int | None) -> Timeline:
+    return read_timeline(info, count)
 
 
 def _mask_ended(mask: Path, found: int, asked: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 
 from hetcache.files import StrPath, atomic_output, reserve
 from hetcache.media import ffmpeg as ff
+from hetcache.media.colour import BT709, tag_filter
+from hetcache.media.encode import ENCODER_THREADS, REMEDY, Look, check_tags, encode_planes
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.header import read_header
-from hetcache.media.read import probe
-
-# Sound that MP4 players know: copied as it is. Anything else becomes AAC.
-_COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac")
-
-# Fixed, and not the machine's number of cores: x264's output depends on it.
-_ENCODER_THREADS = 4
-
-_REMEDY = "free disk space or choose another folder"
+from hetcache.media.planes import Planes
+from hetcache.media.probe import VideoInfo, probe
+from hetcache.media.sound import Sound, bitexact, sound_fault
+from hetcache.media.sound import add_sound as _add_sound
+from hetcache.media.timeline import Timeline
 
 
 def check_writable(path: StrPath, inputs: Iterable[StrPath] = ()) -> Path:
@@ -78,20 +75,63 @@ def write_video(
         raise VideoError(f"output {path}: a frame rate of {fps} is not possible; give one from 1 to 1000")
     path = check_writable(path)
     rate = ff.frame_rate_fraction(float(fps))
+    sound = None
+    if audio_from is not None and (info := probe(audio_from)).audio_codec is not None:
+        sound = Sound.from_start(info.path, info.audio_codec, audio_start_s)
+
+    def encode(target: Path) -> tuple[int, float]:
+        num_frames = _encode(target, iter(frames), str(rate), crf, pixel_aspect, path)
+        return num_frames, float(num_frames / rate)
+
+    return _write(path, encode, sound, lost_sound)
+
+
+def write_edit(
+    path: StrPath,
+    frames: Iterator[Planes],
+    timeline: Timeline,
+    look: Look,
+    source: VideoInfo,
+    lost_sound: list[str] | None = None,
+) -> int:
+    """Write planes as an H.264 MP4 at the times of `timeline`, those of the source's own clock, with the source's sound
+    up to the last frame's end; returns their number.
+
+    What comes first, picture or sound, begins at 0, and the distance between the two stays. Else as write_video(). The
+    colour tags of the written file are read again: VideoError when they are not those of `look`.
+    """
+    path = check_writable(path)
+    start_s, sound = timeline.times_s[0], None
+    if source.audio_codec is not None:
+        start_s = start_s if source.audio_start_s is None else min(start_s, source.audio_start_s)
+        sound = Sound.on_clock(source.path, source.audio_codec, start_s)
+    shifted = timeline.shifted(-start_s)
+
+    def encode(target: Path) -> tuple[int, float]:
+        num_frames = encode_planes(target, frames, shifted, look, path)
+        check_tags(target, look, path)
+        return num_frames, float(shifted.end_s)
+
+    return _write(path, encode, sound, lost_sound)
+
+
+def _write(
+    path: Path, encode: Callable[[Path], tuple[int, float]], sound: Sound | None, lost_sound: list[str] | None
+) -> int:
+    """`encode` writes a silent file and returns (frames, seconds until their end)."""
     try:
         with atomic_output(path) as whole:
-            if audio_from is None or (audio := _audio_codec(Path(audio_from))) is None:
-                return _encode(whole, iter(frames), str(rate), crf, pixel_aspect, path)
+            if sound is None:
+                return encode(whole)[0]
             silent = reserve(whole)
             try:
-                num_frames = _encode(silent, iter(frames), str(rate), crf, pixel_aspect, path)
-                sound = _sound_args(Path(audio_from), audio, audio_start_s, float(num_frames / rate))
-                failed = _add_sound(silent, whole, sound)
+                num_frames, end_s = encode(silent)
+                failed = _add_sound(silent, whole, sound, end_s)
                 if failed is not None:
-                    cause = _sound_fault(sound, audio)
+                    cause = sound_fault(sound, end_s)
                     if cause is None:
-                        raise VideoError(f"output {path}: not written ({failed}); {_REMEDY}")
-                    cause = f"the sound of {audio_from} cannot be added ({cause})"
+                        raise VideoError(f"output {path}: not written ({failed}); {REMEDY}")
+                    cause = f"the sound of {sound.path} cannot be added ({cause})"
                     if lost_sound is None:
                         raise VideoError(f"output {path}: {cause}; write it without sound")
                     lost_sound.append(f"written without sound: {cause}")
@@ -100,7 +140,7 @@ def write_video(
                 silent.unlink(missing_ok=True)
             return num_frames
     except OSError as error:
-        raise VideoError(f"output {path}: not written ({error.strerror or error}); {_REMEDY}") from error
+        raise VideoError(f"output {path}: not written ({error.strerror or error}); {REMEDY}") from error
 
 
 def _is_same_file(path: Path, source: Path) -> bool:
@@ -139,11 +179,11 @@ def _encode(
     ]
     args += ["-protocol_whitelist", "pipe", "-i", "pipe:0"]
     scale = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+bitexact"
-    args += ["-vf", f"{scale},setsar={aspect[0]}/{aspect[1]}"]
+    args += ["-vf", f"{scale},setsar={aspect[0]}/{aspect[1]},{tag_filter(BT709)}"]
     args += ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf), "-pix_fmt", pix_fmt]
-    args += ["-threads", str(_ENCODER_THREADS), "-x264-params", "lookahead-threads=1"]
+    args += ["-threads", str(ENCODER_THREADS), "-x264-params", "lookahead-threads=1"]
     args += ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    args += [*_bitexact(), "-f", "mp4", "-movflags", "+faststart", f"file:{target.absolute()}"]
+    args += [*bitexact(), "-f", "mp4", "-movflags", "+faststart", f"file:{target.absolute()}"]
     num_frames = 0
     with ff.spawn(args, feed=True) as (process, log):
         assert process.stdin is not None
@@ -159,39 +199,5 @@ def _encode(
         except BrokenPipeError:
             pass  # ffmpeg stopped; its log says why
         if process.wait() != 0:
-            raise VideoError(f"output {path}: not written ({ff.reason(ff.read_log(log))}); {_REMEDY}")
+            raise VideoError(f"output {path}: not written ({ff.reason(ff.read_log(log))}); {REMEDY}")
     return num_frames
-
-
-def _audio_codec(source: Path) -> str | None:
-    return read_header(source).audio_codec if probe(source).kind == "video" else None
-
-
-def _sound_args(source: Path, codec: str, start_s: float, duration_s: float) -> tuple[list[str], list[str]]:
-    """What opens the sound, and what encodes it."""
-    encode = ["-c:a", "copy"] if codec in _COPIED_AUDIO else ["-c:a", "aac", "-b:a", "192k"]
-    return ["-ss", f"{start_s:.6f}", *ff.input_args(source)], [*encode, "-t", f"{duration_s:.6f}"]
-
-
-def _add_sound(silent: Path, target: Path, sound: tuple[list[str], list[str]]) -> str | None:
-    """Write `silent` with the sound to `target`; returns why that failed, if it did."""
-    source, encode = sound
-    args = [*ff.base_args(), "-y", *ff.input_args(silent), *source, "-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"]
-    args += [*encode, "-map_metadata", "-1", *_bitexact()]
-    args += ["-f", "mp4", "-movflags", "+faststart", f"file:{target.absolute()}"]
-    status, log = ff.run_quiet(args)
-    return None if status == 0 else ff.reason(log)
-
-
-def _sound_fault(sound: tuple[list[str], list[str]], codec: str) -> str | None:
-    """What is wrong with the sound itself: the reason when it cannot even be written to nowhere."""
-    source, encode = sound
-    # The MP4 muxer does this by itself, but too late for an output that it cannot rewind.
-    unpacked = ["-bsf:a", "aac_adtstoasc"] if codec == "aac" else []
-    args = [*ff.base_args(), *source, "-map", "0:a:0", *encode, *unpacked, "-f", "mp4", "-movflags", "+delay_moov", "-"]
-    status, log = ff.run_quiet(args)
-    return None if status == 0 else ff.reason(log)
-
-
-def _bitexact() -> list[str]:
-    return ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetcache.cli import parse
@@ -25,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         request = parse(sys.argv[1:] if argv is None else argv)
         debug = request.output.debug
-        run(request)
+        if request.files.probe is not None:
+            show_probe(request.files.probe)
+        else:
+            run(request)
     except KeyboardInterrupt as interrupt:
         complain(f"\n{PROGRAM}: interrupted: {str(interrupt) or 'no output was written'}")
         return 130
@@ -35,6 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"{PROGRAM}: error: {error}")
         return 2
     return 0
+
+
+def show_probe(path: Path) -> None:
+    """Print what is read from a file."""
+    from hetcache.media.describe import probe_rows
+    from hetcache.media.probe import probe, scanned
+    from hetcache.media.timeline import read_timeline
+    from hetcache.run.record import table
+
+    info = scanned(probe(path, "file"))
+    say(table(probe_rows(info, read_timeline(info))))
 
 
 def run(request: Request) -> None:
@@ -57,14 +72,13 @@ def run_held(request: Request, outputs: Outputs, start: float) -> None:
     from hetcache.run.mask_picture import write_mask_picture
     from hetcache.run.record import summary_rows, table
     from hetcache.run.saving import save_source
-    from hetcache.run.summary import plan_rows
+    from hetcache.run.summary import plan_rows, video_rows
 
     if request.output.plan or request.output.target_speedup is not None:
         check_plannable(request.mode, request.output.target_speedup)
     job = prepare(request, outputs)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
-        if job.mask_report is not None:
-            say(table(job.mask_report.rows()))
+        say(table([*video_rows(job), *([] if job.mask_report is None else job.mask_report.rows())]))
         say("the mask is empty: there is nothing to plan" if job.plan else save_source(job))
         return
     context = job.context(job.config)

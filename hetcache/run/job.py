@@ -12,11 +12,13 @@ import torch
 from hetcache.core.mode import Mode, RunContext
 from hetcache.core.options import EditSettings, VramOptions
 from hetcache.media.clip import Clip, take_clip
+from hetcache.media.encode import Look
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.focus import MaskExtent, focus_box
 from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.options import FEATHER_PX_AT_480P
 from hetcache.media.placement import Box
+from hetcache.media.result import look_of
 from hetcache.media.sizes import check_frame_count, largest_4k_plus_1, smallest_4k_plus_1
 from hetcache.media.source import Source
 from hetcache.media.windows import Window, check_window, default_overlap, plan_windows
@@ -50,6 +52,7 @@ class Job:
     settings: EditSettings
     feather_px: int
     mask_report: MaskReport | None
+    look: Look
     compare: bool
     resume: bool
     plan: bool
@@ -74,6 +77,8 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         raise VideoError(f"--revision {asked.revision}: --model {model} is on this machine; a revision is a hub's")
     settings = info.complete(request.edit)
     source = Source.open(request.video, request.mask, request.input)
+    # Here already, because it may refuse.
+    look_of(source, 1, wanted.lossless)
     num_frames, windows = plan_length(request, source, info.window)
     if len(windows) > 1 and (wanted.compare or wanted.report):
         raise VideoError(
@@ -110,6 +115,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         settings=settings,
         feather_px=feather_px,
         mask_report=examine(source, clip, num_frames),
+        look=look_of(source, num_frames, wanted.lossless),
         compare=wanted.compare,
         resume=wanted.resume,
         plan=wanted.plan,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.clip import Clip, hold_last
-from hetcache.media.ffmpeg import VideoError
-from hetcache.media.masks import composite
 from hetcache.media.placement import Placement
+from hetcache.media.result import ended
 from hetcache.media.source import Source
 from hetcache.media.windows import Window
 from hetcache.run.window_store import WindowStore
@@ -67,14 +65,6 @@ class WindowReader:
         self._stream.close()
 
 
-def ended(source: Source, found: int, expected: int) -> VideoError:
-    """The error when fewer frames can be decoded than were counted before the run."""
-    return VideoError(
-        f"video {source.video}: ends after {found} of {expected} frames, it is damaged or has changed: re-encode it, "
-        f"or go on with --frames {found} --resume"
-    )
-
-
 def finished_frames(store: WindowStore, windows: Sequence[Window], start: int, stop: int) -> Iterator[Frames]:
     """Finished frames [H, W, 3] at the model's size from `start` to `stop`, each from the last window that has it."""
     ends = [window.start for window in windows[1:]] + [stop]
@@ -85,20 +75,9 @@ def finished_frames(store: WindowStore, windows: Sequence[Window], start: int, s
         yield from frames_THWC[max(start, window.start) - window.start : min(end, stop) - window.start]
 
 
-def composited(
-    source: Source,
-    placement: Placement,
-    store: WindowStore,
-    windows: Sequence[Window],
-    num_frames: int,
-    feather_px: int,
+def edited_frames(
+    placement: Placement, store: WindowStore, windows: Sequence[Window], num_frames: int
 ) -> Iterator[Frames]:
-    """The result's frames [H, W, 3] at the source's size: the edit in the mask, the source elsewhere. Raises VideoError
-    when the video or its mask ends early."""
-    with closing(source.stream()) as stream:
-        for index, edited in enumerate(finished_frames(store, windows, 0, num_frames)):
-            pair = next(stream, None)
-            if pair is None:
-                raise ended(source, index, num_frames)
-            frame, mask = pair
-            yield composite(frame, placement.frames_to_source(edited[None]), mask, feather_px)[0]
+    """The finished frames [H, W, 3] at the source's size."""
+    for frame in finished_frames(store, windows, 0, num_frames):
+        yield placement.frames_to_source(frame[None])[0]

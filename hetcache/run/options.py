@@ -10,7 +10,7 @@ from hetcache.core.options import EditSettings, VramOptions, check_compile
 from hetcache.core.settings import check_settings, refused, setting
 from hetcache.files import DATA, UserError
 from hetcache.media.ffmpeg import MAX_SIDE
-from hetcache.media.options import FEATHER_PX_AT_480P, InputOptions
+from hetcache.media.options import FEATHER_PX_AT_480P, LONG_CRF, SHORT_CRF, SHORT_FRAMES, InputOptions
 from hetcache.media.sizes import check_frame_count, check_side
 from hetcache.models import MODELS
 from hetcache.models.options import ModelOptions
@@ -25,6 +25,12 @@ class Files:
 
     video: Path | None = setting(
         None, "video file, image or folder of frames", shown="the example in data/ and its mask"
+    )
+    probe: Path | None = setting(
+        None,
+        "print what is read from a file (size, rate, colours, times, what is missing) and stop",
+        metavar="FILE",
+        shown="",
     )
     mask: Path | None = setting(None, "mask video, image (for all frames) or folder; white = edit", shown="")
 
@@ -94,6 +100,11 @@ class Output:
         metavar="PX",
     )
     resume: bool = setting(False, "go on with an interrupted run of several windows, from the finished ones")
+    lossless: bool = setting(
+        False,
+        "write without loss: what mask and feather do not touch has the source's very values; without it x264's crf is "
+        f"{SHORT_CRF} up to {SHORT_FRAMES} frames and {LONG_CRF} beyond",
+    )
     save_raw: bool = setting(False, "also write the model's output before compositing")
     compare: bool = setting(
         False, "also run the baseline at the same seed; report the measured speed-up, PSNR and SSIM"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -14,13 +15,15 @@ from hetcache.core.facts import hardware, package_versions
 from hetcache.core.mode import RunContext
 from hetcache.files import write_json, write_text
 from hetcache.media.masks import composite
-from hetcache.media.write import write_video
+from hetcache.media.probe import probe_facts, truncation
+from hetcache.media.result import notes_of, result_planes
+from hetcache.media.write import write_edit, write_video
 from hetcache.models.backend import EditResult
 from hetcache.run import record as records
 from hetcache.run.compare import compare
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
-from hetcache.run.long_clip import composited, finished_frames
+from hetcache.run.long_clip import edited_frames, finished_frames
 from hetcache.run.window_store import WindowStore
 
 
@@ -31,8 +34,8 @@ def save_edit(
     record."""
     result, clip = results[0], job.clip
     composite_start = time.perf_counter()
-    frames = composite(clip.source_THWC, clip.to_source(result.frames_THWC), clip.source_mask_THW, job.feather_px)
-    lost_sound = write_result(job, frames)
+    edited_THWC = clip.to_source(result.frames_THWC)
+    lost_sound = write_result(job, edited_THWC)
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, result.frames_THWC[: job.num_frames], clip.fps)
     now, stage_ms = time.perf_counter(), result.session.stage_ms
@@ -55,6 +58,7 @@ def save_edit(
     if job.outputs.report is not None:
         from hetcache.run.page import run_html
 
+        frames = composite(clip.source_THWC, edited_THWC, clip.source_mask_THW, job.feather_px)
         page = run_html(
             record,
             job.command,
@@ -72,8 +76,7 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     """Composite and write the finished windows of a long video as a stream. Returns the record."""
     clip = job.clip
     composite_start = time.perf_counter()
-    frames = composited(job.source, clip.placement, store, job.windows, job.num_frames, job.feather_px)
-    lost_sound = write_result(job, frames)
+    lost_sound = write_result(job, edited_frames(clip.placement, store, job.windows, job.num_frames))
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
     composite_s = time.perf_counter() - composite_start
@@ -93,25 +96,27 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     return record
 
 
-def write_result(job: Job, frames: Iterable[NDArray[np.uint8]]) -> list[str]:
-    """Write the output with the source's sound, or without when that cannot be read: why, as a list of notes."""
+def write_result(job: Job, edited: Iterable[NDArray[np.uint8]] | None) -> list[str]:
+    """Write the output: `edited` frames [H, W, 3] at the source's size in the mask, or nothing (None), and the source's
+    own planes, times and sound around them. Without the sound when that cannot be read: why, as a list of notes."""
     lost_sound: list[str] = []
-    clip = job.clip
-    write_video(
-        job.outputs.video, frames, clip.fps, audio_from=clip.path, pixel_aspect=clip.pixel_aspect, lost_sound=lost_sound
-    )
+    source, count = job.source, job.num_frames
+    with closing(source.every_mask(count)) as masks:
+        planes = result_planes(source, edited, masks, job.feather_px, job.look, count)
+        write_edit(job.outputs.video, planes, source.timeline(count), job.look, source.info, lost_sound)
     return lost_sound
 
 
 def save_source(job: Job) -> str:
     """An empty mask asks for nothing: the source comes back, and the record says so. Returns what to tell."""
     note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
-    for lost_sound in write_result(job, job.clip.source_THWC):
+    for lost_sound in write_result(job, None):
         note += f"; {lost_sound}"
     record = {
         "schema": records.SCHEMA,
         "mode": job.mode.name,
         "note": note,
+        **source_facts(job),
         **mask_facts(job),
         "outputs": {"video": str(job.outputs.video), "raw": None},
     }
@@ -144,8 +149,25 @@ def run_facts(job: Job, settings: dict[str, Any], fell_back: Sequence[str]) -> d
         "hardware": hardware(job.device),
         "determinism": records.determinism(job.device),
         "seed": job.settings.seed,
+        **source_facts(job),
         **mask_facts(job),
         **({"fell_back": list(fell_back)} if fell_back else {}),
+    }
+
+
+def source_facts(job: Job) -> dict[str, Any]:
+    """What the video is and how it is written, for a record."""
+    info, look, timeline = job.source.info, job.look, job.source.timeline(job.num_frames)
+    cut_off = truncation(info)
+    return {
+        "source": {
+            **probe_facts(info),
+            "variable_rate": timeline.rate is None,
+            "mean_rate": round(float(timeline.mean_rate), 6),
+            "notes": notes_of(job.source, look),
+        },
+        "written": {"pixel_format": look.pixels.name, "crf": look.crf, "lossless": look.crf is None},
+        **({} if cut_off is None else {"warnings": [cut_off]}),
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hetcache.core.mode import RunContext
+from hetcache.media.describe import source_rows
+from hetcache.media.result import notes_of
 from hetcache.run.job import Job
 
 Row = tuple[str, str]
@@ -29,6 +31,7 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
             f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
             f"{clip.masked_fraction:.0%} masked",
         ),
+        *video_rows(job),
         *([] if job.mask_report is None else job.mask_report.rows()),
         *_focus_rows(job),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
@@ -50,6 +53,15 @@ def _focus_rows(job: Job) -> list[Row]:
     top, left, height, width = focus
     scale = job.clip.placement.scale
     return [("focus", f"{width}x{height} from ({left}, {top}), {scale:.3g} pixels of the model for one of the video")]
+
+
+def video_rows(job: Job) -> list[Row]:
+    """What the source is, what is done to it by the stated rules, how it is written, and warnings."""
+    look = job.look
+    rows = source_rows(job.source.info, job.source.timeline(job.num_frames))
+    rows += [("rule", note) for note in notes_of(job.source, look)]
+    quality = "without loss" if look.crf is None else f"crf {look.crf}"
+    return [*rows, ("output", f"H.264 {look.pixels.name}, {quality}")]
 
 
 def _window_rows(job: Job) -> list[Row]:

@@ -19,6 +19,7 @@ from diffsynth_patches import backend
 from hetcache.media import source
 from hetcache.media import write as video_write
 from hetcache.media.read import read_frames
+from hetcache.media.timeline import Timeline
 from hetcache.run import window_store
 
 __all__ = ["edits"]
@@ -27,7 +28,7 @@ STOPPED = """
 import os, signal, sys, time
 import inference
 from hetcache.run import editor
-from hetcache.run import long_clip
+from hetcache.media import result
 from hetcache.run import window_store
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,7 +64,7 @@ elif stage == "saving frames":
 elif stage == "saving facts":
     at(window_store, "atomic_output", 5)
 elif stage == "writing":
-    at(long_clip, "composite", 12)
+    at(result, "_blended", 12)
 sys.exit(inference.main(flags))
 """
 KEPT = {"first step": 0, "window saved": 1, "in a window": 1, "saving frames": 1, "saving facts": 1, "writing": 3}
@@ -162,7 +163,7 @@ def test_a_disk_that_is_full_at_the_output_keeps_all_windows(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], edits: list[int]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(video_write, "_encode", full)
+        patch.setattr(video_write, "encode_planes", full)
         assert run(folder) == 2
     assert "out.mp4: not written (No space left on device); free disk space" in capsys.readouterr().err
     assert len(saved(folder)) == 2 * NUM_WINDOWS and (folder / "out.mp4").read_bytes() == b"an earlier result"
@@ -218,7 +219,7 @@ def test_a_video_that_ends_early_keeps_the_windows_before(
 ) -> None:
     whole = make(folder / "v.ts", "-c:v", "mpeg2video", "-g", 1, frames=read_frames(folder / "v.mp4"), rate=12)
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 85 // 100])
-    monkeypatch.setattr(source, "count_frames", lambda *_, **__: NUM_FRAMES)
+    monkeypatch.setattr(source, "read_timeline", lambda info, _: Timeline.even(NUM_FRAMES, info.rate))
     assert run(folder, "--video", str(whole)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "v.ts: ends after 15 of 17 frames" in error and "go on with --frames 15 --resume (2 of 3 windows" in error
