@@ -198,7 +198,7 @@ class BlockGate(CacheManager):
             if fitted is None or len(fitted.bias_D) != x_BND.shape[2]:
                 raise ValueError(
                     f"the linear maps of {self._maps.model!r} do not fit this model's blocks: use "
-                    f"--fastcache-estimate residual, or run python scripts/calibrate.py --model {self._maps.model}"
+                    f"--fastcache-estimate residual, or run python -m hetcache.calibrate --model {self._maps.model}"
                 )
             self._placed[layer] = fitted.to(x_BND)
         return self._placed[layer](x_BND)
@@ -224,7 +224,7 @@ def cache(config: FastCacheConfig, context: RunContext) -> MakeManager:
     maps = None if config.fastcache_estimate == "residual" else context.calibration().linear_maps()
     if maps is None and config.fastcache_estimate == "linear":
         raise ValueError(
-            "--fastcache-estimate linear: no linear maps were fitted for this model: run python scripts/calibrate.py"
+            "--fastcache-estimate linear: no linear maps were fitted for this model: run python -m hetcache.calibrate"
         )
     return lambda decider, branch: BlockGate(config, maps)
 

@@ -28,6 +28,7 @@ from hetcache.media.write import write_video
 from hetcache.method.hetcache import HetCacheConfig
 from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
+from hetcache.metrics.registry import ReadyView
 from hetcache.models import ModelInfo
 from hetcache.models.backend import EditResult, Pipeline
 from hetcache.modes import MODES
@@ -73,14 +74,14 @@ class Bench:
         settings: BenchSettings,
         store: Store,
         progress: Progress,
-        lpips: Any = None,
+        ready: ReadyView | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._info = info
         self._settings = settings
         self._store = store
         self._progress = progress
-        self._lpips = lpips
+        self._ready = ready or {}
         self._clip: tuple[Case, Clip] | None = None
         self._calibration: Calibration | None = None
 
@@ -125,7 +126,7 @@ class Bench:
         if self._settings.decisions is not None:
             return {}
         clip = self.clip(cell.case)
-        return dict(quality.judge(frames, baseline, clip.frames_THWC, clip.mask_THW, self._lpips))
+        return dict(quality.judge(frames, baseline, clip.frames_THWC, clip.mask_THW, self._ready))
 
     def save_video(self, cell: Cell, frames: Frames) -> None:
         write_video(self._store.video(cell), frames, self.clip(cell.case).fps)

@@ -47,7 +47,7 @@ class CalibrationRequest:
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    parser = OneLineParser("calibrate.py", description=description, allow_abbrev=False)
+    parser = OneLineParser("hetcache.calibrate", description=description, allow_abbrev=False)
     for title, configs in (
         ("what to measure", (Measured,)),
         ("model", (ModelOptions, Size)),

@@ -136,4 +136,4 @@ def _floats(values: list[Any]) -> tuple[float, ...]:
 
 
 def _command(model_id: str) -> str:
-    return f"python scripts/calibrate.py --model {model_id}"
+    return f"python -m hetcache.calibrate --model {model_id}"

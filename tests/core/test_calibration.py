@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import calibrate
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from replay import build, record, replay
 
 from baselines.fastcache import BlockGate, FastCacheConfig
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
+from hetcache.calibrate import command as calibrate
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
 from hetcache.core.calibration import CalibrationError, load_calibration
 from hetcache.core.drift import ChangeCurve, Rescale
@@ -36,7 +36,7 @@ def test_published_ratios_are_there_for_the_models_that_have_them():
     assert {m for m in PUBLISHED if load_calibration(m).magcache} == {"wan2.1-vace-1.3b", "wan2.1-t2v-1.3b"}
     vace = load_calibration("wan2.1-vace-1.3b")
     assert vace.magnitude_ratios(Branch.UNCOND) == vace.magnitude_ratios(Branch.COND)
-    with pytest.raises(CalibrationError, match="magnitude ratios: run python scripts/calibrate.py --model wan2.1"):
+    with pytest.raises(CalibrationError, match="magnitude ratios: run python -m hetcache.calibrate --model wan2.1"):
         load_calibration("wan2.1-t2v-14b").magnitude_ratios(Branch.COND)
 
 
@@ -47,7 +47,7 @@ def write(path, **changes):
 
 
 def test_another_models_calibration_is_never_used(tmp_path):
-    with pytest.raises(CalibrationError, match=r"no calibration for model 'x'.*scripts/calibrate.py --model x"):
+    with pytest.raises(CalibrationError, match=r"no calibration for model 'x'.*hetcache.calibrate --model x"):
         load_calibration("x")
     with pytest.raises(CalibrationError, match="made for model 'm', not for 'x'"):
         load_calibration("x", write(tmp_path / "m.json"))
@@ -72,7 +72,7 @@ def test_broken_files_are_refused(tmp_path, changes, message):
 
 def test_a_missing_signal_names_the_command(tmp_path):
     calibration = load_calibration("m", write(tmp_path / "m.json"))
-    with pytest.raises(CalibrationError, match="signal 'e': run python scripts/calibrate.py --model m"):
+    with pytest.raises(CalibrationError, match="signal 'e': run python -m hetcache.calibrate --model m"):
         calibration.rescale("e")
 
 

@@ -1,7 +1,8 @@
-"""The scripts that docs name start modules of the repository."""
+"""The scripts that docs name start modules of the repository, and nothing edits Python's path."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("hetcache", "baselines", "diffsynth_patches", "scripts", "tests")
 DOORS = [
     path for path in sorted((ROOT / "scripts").glob("*.py")) if "through(" in path.read_text() and path.stem != "door"
 ]
@@ -40,3 +42,12 @@ def test_every_script_that_docs_name_is_there():
     for document in documents:
         for name in re.findall(r"scripts/[\w/]+\.(?:py|sh)", document.read_text()):
             assert (ROOT / name).is_file(), f"{document.name} names {name}"
+
+
+def test_nothing_edits_the_path():
+    for path in [*(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")), *ROOT.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            called = node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+            for touched in (*targets, called):
+                assert touched is None or not ast.unparse(touched).startswith("sys.path"), path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from typing import Any
 
@@ -19,6 +21,11 @@ def add_cpu_time_flag(parser: argparse.ArgumentParser) -> None:
         help="CPU time instead of wall time, on a busy machine; "
         "set OMP_NUM_THREADS=1, or waiting threads count as computing",
     )
+
+
+def command_line(script: str) -> str:
+    """The command that makes this report again, from the repository's root."""
+    return shlex.join(["python", f"scripts/{script}.py", *sys.argv[1:]])
 
 
 def cpu_ms() -> float:

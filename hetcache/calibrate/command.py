@@ -1,0 +1,145 @@
+"""Measure what the caching methods must know about a model, and write it as the model's calibration.
+
+Runs the uncached model on every clip and writes `MODEL.json` (TeaCache's polynomials, the tabulated change of the
+stack residual, MagCache's ratios per branch) and `MODEL.fastcache.safetensors` (FastCache's linear maps).
+
+    python -m hetcache.calibrate --model tiny
+    python -m hetcache.calibrate --model wan2.1-vace-1.3b --video a.mp4 b.mp4 --mask a_mask.mp4 b_mask.mp4
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
+from hetcache.calibrate.options import CalibrationRequest, parse
+from hetcache.core.calibration import SCHEMA, load_calibration
+from hetcache.core.drift import Rescale
+from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps
+from hetcache.core.options import EditSettings
+from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.files import CALIBRATIONS, write_json
+from hetcache.media.clip import Clip, read_clip
+from hetcache.media.read import probe
+from hetcache.models import ModelInfo, choose_model, model_info
+from hetcache.models.backend import LoadOptions, Pipeline, backend
+from hetcache.run.job import choose_device
+
+
+@dataclass
+class Measured:
+    """All runs: one `BranchMeasurements` per clip and branch, and the rows collected for the linear maps."""
+
+    branches: dict[Branch, list[BranchMeasurements]]
+    fits: dict[Layer, LinearFit]
+
+    def mean(self, what: str, *branches: Branch) -> list[float]:
+        """Mean over clips and the given branches of `change` or `magnitude`, one value per step."""
+        runs = [getattr(run, what) for branch in branches for run in self.branches[branch]]
+        return [float(value) for value in np.mean(runs, axis=0)]
+
+    @property
+    def schedule(self) -> Schedule:
+        schedule = self.branches[Branch.COND][0].schedule
+        assert schedule is not None
+        return schedule
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        request = parse(argv, __doc__.splitlines()[0])
+        device, dtype = choose_device(request.model)
+        model, _ = choose_model(request.model.model, device.startswith("cuda"))
+        asked, info = request.measured, model_info(model)
+        clips = [read(video, mask, request, info) for video, mask in zip(asked.video, asked.mask, strict=True)]
+        options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
+        pipeline = backend(info.backend).load(model, options)
+        measured = measure(pipeline, clips, info.complete(request.edit), asked.rank)
+        output = asked.output or CALIBRATIONS / f"{info.model_id}.json"
+        write(output, info.model_id, measured, request, str(dtype).removeprefix("torch."))
+    except (ValueError, OSError) as error:
+        print(f"hetcache.calibrate: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {output}")
+    return 0
+
+
+def read(video: Path, mask: Path, request: CalibrationRequest, info: ModelInfo) -> Clip:
+    source = probe(video)
+    size = request.size.of(info.default_size(source.height, source.width))
+    return read_clip(video, mask, request.measured.frames, size)
+
+
+def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int) -> Measured:
+    """Run every clip uncached. The first clip's seed is `edit.seed`, each next one adds 1."""
+    measured = Measured({Branch.COND: [], Branch.UNCOND: []}, {})
+
+    def make_manager(branch: Branch, schedule: Schedule) -> MeasuringManager:
+        run = BranchMeasurements()
+        measured.branches[branch].append(run)
+        return MeasuringManager(run, schedule, measured.fits if rank > 0 else None)
+
+    for index, clip in enumerate(clips):
+        settings = replace(edit, seed=edit.seed + index)
+        result = pipeline.edit(clip, make_manager, settings)
+        print(f"{clip.path.name}: {result.session.stage_ms['denoise'] / 1e3:.1f} s for {edit.num_steps} steps")
+    return measured
+
+
+def write(output: Path, model_id: str, measured: Measured, request: CalibrationRequest, dtype: str) -> None:
+    """Write the JSON and the linear maps beside it, and read them back."""
+    asked, edit = request.measured, request.edit
+    used = [branch for branch in Branch if measured.branches[branch]]
+    changes = measured.mean("change", *used)
+    schedule = measured.schedule
+    curve = change_curve(schedule.timesteps, changes)
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": model_id,
+        "source": "python -m hetcache.calibrate",
+        "measured_on": {
+            "steps": edit.num_steps,
+            "sigma_shift": edit.sigma_shift,
+            "frames": asked.frames,
+            "clips": [video.name for video in asked.video],
+            "first_seed": edit.seed,
+            "dtype": dtype,
+        },
+        "teacache": {name: polynomial(schedule.rel_l1[name], changes) for name in ("e0", "e")},
+        "drift": {"timesteps": rounded(curve.timesteps), "cumulative": rounded(curve.cumulative)},
+        "magcache": {branch.value: rounded(measured.mean("magnitude", branch), 5) for branch in used},
+    }
+    if measured.fits:
+        maps = output.with_suffix(".fastcache.safetensors")
+        data["fastcache"] = write_maps(maps, model_id, measured.fits, asked.rank)
+    write_json(output, data, indent=1)
+    load_calibration(model_id, output).linear_maps()
+
+
+def polynomial(signal: tuple[float, ...], changes: list[float]) -> dict[str, Any]:
+    rescale, r_squared = fit_polynomial(signal, changes)
+    print(f"TeaCache polynomial in {rescale.space} space: R squared {r_squared:.3f}")
+    return describe(rescale) | {"r_squared": round(r_squared, 4)}
+
+
+def describe(rescale: Rescale) -> dict[str, Any]:
+    return {"coefficients": list(rescale.coefficients), "space": rescale.space, "domain": rescale.domain}
+
+
+def write_maps(path: Path, model_id: str, fits: dict[Layer, LinearFit], rank: int) -> dict[str, Any]:
+    maps = LinearMaps(model_id, {layer: fit.solve(rank) for layer, fit in fits.items()})
+    save_linear_maps(path, maps)
+    unexplained = {
+        f"{stack}.{layer}": round(fits[stack, layer].unexplained(fitted), 4)
+        for (stack, layer), fitted in maps.layers.items()
+    }
+    return {"file": path.name, "rank": rank, "unexplained": unexplained}
+
+
+def rounded(values: Any, digits: int = 6) -> list[float]:
+    return [round(float(value), digits) for value in values]
