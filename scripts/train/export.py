@@ -12,6 +12,19 @@ import torch
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from scripts.train.denoiser import TinyDenoiser
 
+CURVES = {
+    "ae": ((("psnr_db",), "training batches"), (("watched", "psnr_db"), "clips never trained on")),
+    "dit": (
+        (("loss_mask",), "in mask"),
+        (("loss_context",), "outside"),
+        (("watched", "loss_mask"), "in mask, never trained on"),
+    ),
+}
+AXES = {
+    "ae": {"ylabel": "PSNR, dB", "title": "Autoencoder"},
+    "dit": {"ylabel": "velocity MSE", "title": "Denoiser", "yscale": "log"},
+}
+
 
 def export(out: Path, folder: Path, config: TinyConfig, data_note: str, raw: bool = False) -> str:
     """Averaged weights of dit.pt, and those of ae-decoder.pt (or else ae-frozen.pt), to `folder`; a summary line.
@@ -46,16 +59,15 @@ def plot_logs(out: Path, image: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    autoencoder, denoiser = (read_log(out / name) for name in ("ae.jsonl", "dit.jsonl"))
-    _curve(left, autoencoder, ("psnr_db",), "training batches")
-    _curve(left, autoencoder, ("watched", "psnr_db"), "clips never trained on")
-    left.set(xlabel="minutes", ylabel="PSNR, dB", title="Autoencoder")
-    _curve(right, denoiser, ("loss_mask",), "in mask")
-    _curve(right, denoiser, ("loss_context",), "outside")
-    _curve(right, denoiser, ("watched", "loss_mask"), "in mask, never trained on")
-    right.set(xlabel="minutes", ylabel="velocity MSE", title="Denoiser", yscale="log" if denoiser else "linear")
-    for axes in (left, right):
+    logs = {"ae": read_log(out / "ae.jsonl"), "dit": read_log(out / "dit.jsonl")}
+    shown = [stage for stage, rows in logs.items() if rows]
+    if not shown:
+        raise FileNotFoundError(f"{out} holds no ae.jsonl or dit.jsonl")
+    figure, panels = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 3.2), squeeze=False)
+    for stage, axes in zip(shown, panels[0], strict=True):
+        for keys, label in CURVES[stage]:
+            _curve(axes, logs[stage], keys, label)
+        axes.set(xlabel="minutes", **AXES[stage])
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
