@@ -34,6 +34,12 @@ def test_every_page_is_in_the_index() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(linked)
 
 
+def test_paths_of_the_architecture_exist() -> None:
+    paths = [word for word in re.findall(r"`([\w./-]+)`", ARCHITECTURE) if "/" in word]
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_the_table_of_floors_is_the_tests_own() -> None:
     rows = re.findall(r"^\| (\d) \| ([^|]+) \|", ARCHITECTURE, re.MULTILINE)
     documented = {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
