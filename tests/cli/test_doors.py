@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import calibrate
 import pytest
 
 from hetcache import cli
 from hetcache.benchmark import cli as bench_cli
 from hetcache.benchmark import command as bench
 from hetcache.benchmark.methods import parse_method
+from hetcache.calibrate import command as calibrate
 from hetcache.calibrate import options as calibration
 from hetcache.core.options import EditSettings, Memory, VramOptions
 from hetcache.core.settings import setting
@@ -52,7 +52,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loader, "load_pipeline", lambda *_, **__: pytest.fail("the model was loaded"))
-    monkeypatch.setattr(calibrate, "load_pipeline", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(calibrate, "backend", lambda *_, **__: pytest.fail("the model was loaded"))
 
 
 @pytest.mark.parametrize("flags", BAD)
