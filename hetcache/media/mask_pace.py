@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.options import Timing
-from hetcache.media.read import VideoInfo, count_frames
+from hetcache.media.probe import VideoInfo, scanned
+from hetcache.media.timeline import read_timeline
 
 SAME_RATE = 1e-4
 """Rates that differ by less, relatively, are one rate."""
@@ -21,24 +24,33 @@ _SLACK = 1e-3
 
 @dataclass(frozen=True)
 class Pace:
-    """A mask of `mask_fps` for a video of `video_fps`: frame k has the mask that a player shows at k / video_fps."""
+    """A mask of `mask_fps` for a video of `video_fps`: a frame has the mask that a player shows at its time. Both begin
+    with their first frames. `frame_times_s` and `mask_times_s` are the times since then where a rate varies; beyond
+    them, and without them, frames follow at the rate."""
 
     mask_fps: float
     video_fps: float
+    frame_times_s: tuple[float, ...] = (0.0,)
+    mask_times_s: tuple[float, ...] = (0.0,)
 
     def index(self, frame: int) -> int:
         """The mask of a frame of the video."""
-        return int(frame * self.mask_fps / self.video_fps + _SLACK)
+        last = len(self.frame_times_s) - 1
+        time_s = self.frame_times_s[min(frame, last)] + max(frame - last, 0) / self.video_fps
+        beyond_s = time_s - self.mask_times_s[-1]
+        if beyond_s < 0:
+            return max(bisect_right(self.mask_times_s, time_s + _SLACK / self.mask_fps) - 1, 0)
+        return len(self.mask_times_s) - 1 + int(beyond_s * self.mask_fps + _SLACK)
 
     def num_frames(self, num_masks: int) -> int:
         """Frames of the video that so many masks last for. The last may stay for as long as one mask does beyond its
         end, because streams of one length in seconds end up to a frame apart."""
-        return int((num_masks + 1) * self.video_fps / self.mask_fps - _SLACK) + 1
+        return next(frame for frame in count() if self.index(frame) > num_masks)
 
     def spread(self, masks: Iterator[Any]) -> Generator[Any, None, None]:
         """The mask of each frame of the video in turn, as long as there are masks."""
-        current, index, frame = None, -1, 0
-        while True:
+        current, index = None, -1
+        for frame in count():
             wanted = self.index(frame)
             while index < wanted:
                 following = next(masks, None)
@@ -48,7 +60,6 @@ class Pace:
             if current is None or wanted > index + 1:
                 return
             yield current
-            frame += 1
 
 
 def choose_pace(video: VideoInfo, mask: VideoInfo, timing: Timing = "auto") -> tuple[Pace | None, str | None]:
@@ -61,26 +72,44 @@ def choose_pace(video: VideoInfo, mask: VideoInfo, timing: Timing = "auto") -> t
         if timing == "time":
             raise VideoError(f"mask {mask.path}: images have no time; leave out --mask-timing time")
         return None, None
-    if timing == "frames" or abs(mask.fps / video.fps - 1) < SAME_RATE:
+    if timing == "frames":
         return None, None
-    pace = Pace(mask.fps, video.fps)
-    rates = f"{mask.fps:.5g} frames a second, the video {video.fps:.5g}"
+    (mask_fps, num_masks), (video_fps, num_frames) = _rate_and_length(mask), _rate_and_length(video)
+    rates = f"{mask_fps:.5g} frames a second, the video {video_fps:.5g}"
     by_time = f"the mask has {rates}: each frame takes the mask of its time"
     if timing == "time":
-        return pace, by_time
-    num_masks, num_frames = count_frames(mask.path, "mask"), count_frames(video.path)
+        return _by_time(mask, mask_fps, video, video_fps), by_time
+    if abs(mask_fps / video_fps - 1) < SAME_RATE:
+        return None, None
     if num_masks == num_frames:
         return None, f"the mask has {rates}, and as many frames: taken frame by frame"
-    longest_frame_s = 1.5 / min(mask.fps, video.fps)
-    mask_s, video_s = num_masks / mask.fps, num_frames / video.fps
-    if abs(mask_s - video_s) <= max(longest_frame_s, 0.005 * video_s):
-        return pace, by_time
-    if abs(mask.fps / video.fps - 1) < 0.005:
+    mask_s, video_s = num_masks / mask_fps, num_frames / video_fps
+    if abs(mask_s - video_s) <= max(1.5 / min(mask_fps, video_fps), 0.005 * video_s):
+        return _by_time(mask, mask_fps, video, video_fps), by_time
+    if abs(mask_fps / video_fps - 1) < 0.005:
         return None, None
     raise VideoError(
-        f"mask {mask.path}: {num_masks} frames at {mask.fps:.5g} a second for {num_frames} at {video.fps:.5g}, neither "
+        f"mask {mask.path}: {num_masks} frames at {mask_fps:.5g} a second for {num_frames} at {video_fps:.5g}, neither "
         "as many nor as long; give --mask-timing frames or time"
     )
+
+
+def _rate_and_length(info: VideoInfo) -> tuple[float, int]:
+    """(frames a second, frames) by the packets of a video: the header's rate unless the mean is another."""
+    packets = scanned(info).packets
+    assert packets is not None
+    mean = info.fps if packets.mean_rate is None else float(packets.mean_rate)
+    return (info.fps if abs(mean / info.fps - 1) < 0.01 else mean), packets.video.num_packets
+
+
+def _by_time(mask: VideoInfo, mask_fps: float, video: VideoInfo, video_fps: float) -> Pace:
+    """Decodes both files for the times of their frames."""
+    return Pace(mask_fps, video_fps, _times_s(video), _times_s(mask))
+
+
+def _times_s(info: VideoInfo) -> tuple[float, ...]:
+    times = read_timeline(info).times_s
+    return tuple(float(time - times[0]) for time in times) or (0.0,)
 
 
 def check_shape(video: VideoInfo, mask: VideoInfo) -> str | None:

@@ -251,6 +251,16 @@ def test_plan_and_record_say_what_was_understood(
     assert record["mask"]["channel"] == "luma" and record["mask"]["warnings"]
 
 
+def test_a_mask_for_a_video_of_variable_rate_goes_by_its_times(tmp_path: Path) -> None:
+    uneven = [0, 1, 2, 6, 7, 8, 12, 13, 14]
+    filters = ("-vf", "setpts=(N+3*floor(N/3)+0.1)/10/TB", "-fps_mode", "passthrough", "-enc_time_base", "1/1000")
+    v = make(tmp_path / "v.mkv", *FFV1, "-pix_fmt", "bgr0", *filters, frames=moving_picture(), rate=FPS)
+    mask = video("m.mkv", *FFV1, frames=grey(255, 15))(tmp_path)
+    source = Source.open(v, mask)
+    assert np.array_equal(source.read(NUM_FRAMES)[1], truth(15)[uneven])
+    assert source.length() == NUM_FRAMES
+
+
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_plan_leaves_a_picture(writable: bool, v: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mask = video("m.mkv", *FFV1)(tmp_path)

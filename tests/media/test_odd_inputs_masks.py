@@ -45,9 +45,9 @@ from video_files import make
 
 from hetcache.media.clip import take_clip
 from hetcache.media.mask_clinic import MaskReport, examine
-from hetcache.media.masks import composite
+from hetcache.media.result import look_of, result_planes
 from hetcache.media.source import InputOptions, Source
-from hetcache.media.write import write_video
+from hetcache.media.write import write_edit
 
 H264 = ("-c:v", "libx264", "-crf", 5, "-pix_fmt", "yuv420p")
 EDIT_RGB = (20, 230, 40)
@@ -271,7 +271,20 @@ def source_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decoded(path: Path) -> np.ndarray:
     """[T, H, W, 3] uint8 by ffmpeg, as a player shows it."""
-    args = ["-nostdin", "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    args = [
+        "-nostdin",
+        "-loglevel",
+        "error",
+        "-i",
+        str(path),
+        "-vf",
+        "scale=in_color_matrix=bt709",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
     data = subprocess.run([get_ffmpeg_exe(), *args], stdout=subprocess.PIPE, check=True, timeout=60).stdout
     return np.frombuffer(data, np.uint8).reshape(-1, HEIGHT, WIDTH, 3)
 
@@ -283,9 +296,10 @@ def test_the_edit_lands_where_the_shape_is(name: str, source_video: Path, tmp_pa
     report = examined(source)
     assert odd.found in dict(report.rows())["mask"]
 
-    frames, mask = source.read(NUM_FRAMES)
     out = tmp_path / "out.mp4"
-    write_video(out, composite(frames, np.broadcast_to(np.uint8(EDIT_RGB), frames.shape), mask), FPS)
+    look, edited = look_of(source, NUM_FRAMES), np.broadcast_to(np.uint8(EDIT_RGB), (NUM_FRAMES, HEIGHT, WIDTH, 3))
+    planes = result_planes(source, edited, source.every_mask(NUM_FRAMES), 0, look, NUM_FRAMES)
+    write_edit(out, planes, source.timeline(NUM_FRAMES), look, source.info)
     shown = decoded(out).astype(int)
     assert len(shown) == NUM_FRAMES
     top, bottom = odd.rows
