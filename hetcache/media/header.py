@@ -31,6 +31,9 @@ _PLAYLISTS = (
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P5", b"P6")
 
 
+# What stands in brackets behind a pixel format: `(tv, bt709, top coded first (swapped))`.
+_DETAILS = r"\((?:[^()]|\([^()]*\))*\)"
+
 Fields = Literal["progressive", "top", "bottom", "unknown"]
 Tags = tuple[str, str, str, str]
 UNTAGGED: Tags = ("unknown", "unknown", "unknown", "unknown")
@@ -104,7 +107,7 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
         kind = "only sound" if audio else "no picture stream"
         raise VideoError(f"{what} {path}: holds {kind}; give a file with video")
     index, line = video
-    picture = re.search(r", (\w+)(?:\([^)]*\))?, (\d{1,9})x(\d{1,9})(?=[\s,\[]|$)", line)
+    picture = re.search(rf", (\w+)(?:{_DETAILS})?, (\d{{1,9}})x(\d{{1,9}})(?=[\s,\[]|$)", line)
     codec = re.search(r": Video: (\w+)", line)
     if picture is None or codec is None:
         raise VideoError(f"{what} {path}: has no readable picture size; damaged, or an unknown codec")
@@ -170,8 +173,8 @@ def _first(pattern: str, lines: list[str]) -> re.Match[str] | None:
 
 def _line_tags(line: str) -> Tags:
     """(matrix, primaries, transfer, range) of a stream's line: `(tv, bt709/bt2020/smpte2084, top first)`."""
-    inner = re.search(r", \w+\(([^)]*)\)", line.partition(": Video: ")[2])
-    words = [] if inner is None else [word.strip() for word in inner[1].split(",")]
+    inner = re.search(rf", \w+({_DETAILS})", line.partition(": Video: ")[2])
+    words = [] if inner is None else [word.strip() for word in inner[1][1:-1].split(",")]
     span = next((word for word in words if word in ("tv", "pc")), "unknown")
     others = [w for w in words if w not in ("tv", "pc", "progressive") and " first" not in w and " bpc" not in w]
     parts = others[0].split("/") if others else []
