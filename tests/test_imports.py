@@ -30,10 +30,10 @@ FLOORS = (  # a room of the house may import itself and the floors below it
     {"core", "media"},
     {"method", "baselines", "models", "metrics"},
     {"modes", "report", "evaluation"},
-    {"run", "cli", "cli_flags", "api"},
+    {"run", "cli", "api"},
     {"benchmark", "calibrate"},
 )
-ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("cli", "cli_flags")}
+ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run")}
 ADAPTERS_IMPORT = {"core", "media", "models", "files"}
 
 
