@@ -6,10 +6,10 @@
 #                               the method, prompts, imports, files, packaging (not those marked slow)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # the tensors are so small that threads only wait for each other
 tests=()
 if [ "${1:-}" = --fast ]; then
     shift
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # the tensors are so small that threads only wait for each other
     tests=(-m "not slow and not network" tests/core tests/method tests/models tests/test_*.py)
 fi
 ruff check .
