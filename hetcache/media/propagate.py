@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from hetcache.media.fill import push_pull_fill
+from hetcache.media.fill import GREY, fill_under_mask
 from hetcache.media.motion import Homography, Motion, estimate_motion
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
 
-GREY = 128
 NUM_SAMPLES = 5
 # Around the hole: the pixels on which alignment, exposure and fit are judged.
 RING_PX = 24
@@ -70,15 +68,8 @@ def propagate_fill(frames_THWC: Frames, mask_THW: Mask, reach: int | None = None
             _fill_frame(index, blind_THWC, mask_THW, shy_THW, motion, reach, filled_THWC[index], seen_THW[index])
     unseen_THW = mask_THW & (seen_THW == 0)
     if unseen_THW.any():
-        filled_THWC = interpolate(filled_THWC, unseen_THW)
+        filled_THWC = fill_under_mask(filled_THWC, unseen_THW, "push_pull")
     return Filled(filled_THWC, seen_THW)
-
-
-def interpolate(frames_THWC: Frames, mask_THW: Mask) -> Frames:
-    """The push-pull fill of uint8 frames; a mask over everything is filled with grey."""
-    video_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() - GREY
-    filled_TCHW = push_pull_fill(video_TCHW, torch.from_numpy(mask_THW)[:, None]) + GREY
-    return np.asarray(filled_TCHW.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy())
 
 
 def _fill_frame(

@@ -6,10 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
+from hetcache.media.fill import fill_under_mask
 from hetcache.media.motion import estimate_motion
-from hetcache.media.propagate import interpolate, propagate_fill
+from hetcache.media.propagate import propagate_fill
 
 SIZE = 96, 128
+
+
+def interpolate(frames, mask):
+    return fill_under_mask(frames, mask, "push_pull")
 
 
 def scene(height=300, width=400, seed=0):
