@@ -60,8 +60,14 @@ class CachedModel:
                 args["context"],
                 args["vace_context"],
                 (args["vace_scale"],) * self.denoiser.num_hints,
+                reference_frames=count_images(kwargs.get("vace_reference_image")),
             )
         )
+
+
+def count_images(images: Any) -> int:
+    """Of `vace_reference_image`, which is one, a list, or None."""
+    return 0 if images is None else len(images) if isinstance(images, list) else 1
 
 
 class TimedUnits:

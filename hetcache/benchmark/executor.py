@@ -115,7 +115,7 @@ class Bench:
             },
             "hardware": hardware(result.device),
             "timing_s": timing_s(session.stage_ms, 0.0, 0.0, sum(session.stage_ms.values()) / 1e3),
-            **session_facts(session, result.shape, classes),
+            **session_facts(session, classes),
             "peak_memory_gib": round(result.peak_memory_gib, 3),
         }
         if session.trace.plans:

@@ -24,7 +24,8 @@ class Call:
 
     `latents_BCFHW` is the model's input, `timestep` what the library gives it, `context` the text encoder's output
     [B, L, C] before the model's own text MLP. `condition` feeds the VACE blocks (None: they do not run) and `scales`
-    are the factors of their hints, one each.
+    are the factors of their hints, one each. `image_context` [B, L, C] are an image's features that go before the
+    prompt, before the model's own MLP for them. The first `reference_frames` latent frames are reference images.
     """
 
     branch: Branch
@@ -33,6 +34,8 @@ class Call:
     context: torch.Tensor
     condition: Any = None
     scales: tuple[float | torch.Tensor, ...] = ()
+    image_context: torch.Tensor | None = None
+    reference_frames: int = 0
 
 
 Inputs = TypeVar("Inputs", bound=BlockInputs)
@@ -58,7 +61,7 @@ class Denoiser(Protocol[Inputs]):
         ...
 
     def embed_text(self, call: Call) -> torch.Tensor:
-        """The prompt as tokens [B, L, D]."""
+        """The prompt as tokens [B, L, D], behind those of `image_context`."""
         ...
 
     def embed(self, call: Call, context_BLD: torch.Tensor) -> Hidden:

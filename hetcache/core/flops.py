@@ -23,6 +23,13 @@ class ModelShape:
     out_channels: int = 16
     vace_in_channels: int = 96
     patch_volume: int = 4
+    image_len: int = 0
+    image_dim: int = 0
+
+    @property
+    def context_len(self) -> int:
+        """What every token attends to in cross-attention: the prompt's tokens and an image's."""
+        return self.text_len + self.image_len
 
 
 def self_attention_flops(q_rows: int, fresh_rows: int, k_rows: int, dim: int) -> int:
@@ -47,7 +54,7 @@ def block_flops(shape: ModelShape, rows: int, k_rows: int) -> int:
     """One transformer block on `rows` tokens whose queries attend to `k_rows` keys."""
     return (
         self_attention_flops(rows, rows, k_rows, shape.dim)
-        + cross_attention_flops(rows, shape.text_len, shape.dim)
+        + cross_attention_flops(rows, shape.context_len, shape.dim)
         + mlp_flops(rows, shape.dim, shape.ffn_dim)
     )
 
@@ -64,8 +71,11 @@ def outside_flops(shape: ModelShape, num_tokens: int) -> int:
 
 
 def text_flops(shape: ModelShape) -> int:
-    """The text MLP: the same at every step, so the caching forward pays it once per branch and video."""
-    return linear_flops(shape.text_len, shape.text_dim, shape.dim) + linear_flops(shape.text_len, shape.dim, shape.dim)
+    """The MLPs of the prompt and of an image's features: the same at every step, so the caching forward pays them once
+    per branch and video."""
+    text = linear_flops(shape.text_len, shape.text_dim, shape.dim) + linear_flops(shape.text_len, shape.dim, shape.dim)
+    image = linear_flops(shape.image_len, shape.image_dim, shape.image_dim)
+    return text + image + linear_flops(shape.image_len, shape.image_dim, shape.dim)
 
 
 def vace_embedding_flops(shape: ModelShape, num_tokens: int) -> int:

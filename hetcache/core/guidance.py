@@ -51,7 +51,10 @@ class GuidancePair:
             assert self.negative is not None, "the adapter says what the unconditional branch is called with"
             self._context = call.context, torch.cat([call.context, self.negative])
         latents = call.latents_BCFHW.expand(2, *call.latents_BCFHW.shape[1:])
-        return replace(call, latents_BCFHW=latents, context=self._context[1])
+        image = call.image_context
+        if image is not None:
+            image = image.expand(2, *image.shape[1:])
+        return replace(call, latents_BCFHW=latents, context=self._context[1], image_context=image)
 
 
 def _half(both: Computed, row: int) -> Computed:

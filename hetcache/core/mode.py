@@ -10,14 +10,14 @@ is imported where it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hetcache.core.calibration import Calibration, load_calibration
 from hetcache.core.flops import ModelShape
 from hetcache.core.lead import Decider, Lead, Planned
 from hetcache.core.residual import StackResidual
-from hetcache.core.vocabulary import Branch, CacheManager, Decision, Schedule
+from hetcache.core.vocabulary import Branch, CacheManager, Decision, Grid, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +32,12 @@ class NotPlannable(ValueError):  # noqa: N818 - reads as what it says at the rai
 @dataclass(frozen=True)
 class RunContext:
     """What a mode may know about the run: the model's calibration (loaded on demand, so that a mode that needs none
-    runs on any model) and the tokens of the mask, None where there is none."""
+    runs on any model), the tokens of the mask, None where there is none, and the run's token grid where it is known
+    without one."""
 
     calibration: Callable[[], Calibration]
     tokens: TokenClasses | None
+    grid: Grid | None = None
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class RunContext:
         mask: torch.Tensor | TokenClasses | None,
         calibration: str | Callable[[], Calibration],
         margin_width: int | None = None,
+        grid: Grid | None = None,
     ) -> RunContext:
         """`mask` is [T, H, W], bool or 0/1, on the device of the run; `calibration` a model id or what loads one;
         `margin_width` the mode's own (`Mode.margin_width`). Raises ValueError for a mask of no latent grid."""
@@ -52,7 +55,7 @@ class RunContext:
         load = (lambda: load_calibration(model_id)) if isinstance(model_id, str) else model_id
         if mask is not None and not isinstance(mask, TokenClasses):
             mask = classify(mask, margin_width)
-        return cls(load, mask)
+        return cls(load, mask, grid if mask is None else mask.grid)
 
     @property
     def classes(self) -> TokenClasses:
@@ -60,6 +63,20 @@ class RunContext:
         if self.tokens is None:
             raise ValueError("this run has no mask, so its tokens have no classes")
         return self.tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Of a full step. Raises ValueError in a run of unknown size."""
+        if self.grid is None:
+            raise ValueError("neither a mask nor a size says how many tokens this run has")
+        return self.grid.num_tokens
+
+    def behind(self, reference_frames: int) -> RunContext:
+        """This run behind as many latent frames of reference images."""
+        if reference_frames == 0 or self.tokens is None:
+            return self
+        tokens = self.tokens.behind(reference_frames)
+        return replace(self, tokens=tokens, grid=tokens.grid)
 
 
 @dataclass(frozen=True)
@@ -108,8 +125,8 @@ class Mode:
     planned PARTIAL step costs. `cache_bytes(config, shape, num_tokens, bytes_per_value)` is what a branch will keep,
     in the modes that can make do with less: `lighter(config)` lists (what is given up, the config without it), the
     mildest first. `margin_width(config)` is the width of the margin class in tokens, None for the grid's default;
-    `needs_mask` says that nothing can be decided without those classes; `vace_on_reuse(config)` that the VACE blocks
-    run on reused steps too.
+    `needs_mask` says that nothing can be decided without those classes, but for configs that are `maskless`;
+    `vace_on_reuse(config)` that the VACE blocks run on reused steps too.
     """
 
     name: str
@@ -125,19 +142,20 @@ class Mode:
     lighter: Lighter = lambda config: ()
     margin_width: Callable[[Any], int | None] = lambda config: None
     needs_mask: bool = False
+    maskless: Callable[[Any], bool] = lambda config: False
     vace_on_reuse: Callable[[Any], bool] = lambda config: False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, config: Any, context: RunContext) -> ManagerFactory:
         """The managers of one video. Raises ValueError where the mask or the calibration that it needs is missing:
         now, and not after the video was encoded."""
-        self.check_mask(context)
+        self.check_mask(config, context)
         self.decider(ONE_STEP, config, context, Branch.COND)
         return VideoManagers(self, config, context)
 
-    def check_mask(self, context: RunContext) -> None:
+    def check_mask(self, config: Any, context: RunContext) -> None:
         """Raises ValueError where the mode needs a mask and the run has none."""
-        if self.needs_mask and context.tokens is None:
+        if self.needs_mask and context.tokens is None and not self.maskless(config):
             raise ValueError(f"--mode {self.name} works by the mask: give one, or use a mode that needs none")
 
     def decider(self, schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> Decider:
@@ -149,17 +167,22 @@ class Mode:
 
 
 class VideoManagers:
-    """A `ManagerFactory`: plans once per branch, makes one lead, and gives each to the managers."""
+    """A `ManagerFactory`: plans once per branch, makes one lead, and gives each to the managers. The tokens are counted
+    from behind the schedule's reference images."""
 
     def __init__(self, mode: Mode, config: Any, context: RunContext) -> None:
         self._mode = mode
         self._config = config
         self._context = context
         self._make = mode.cache(config, context)
+        self._reference_frames = 0
         self._lead: Lead | None = None
 
     def __call__(self, branch: Branch, schedule: Schedule) -> CacheManager:
         mode = self._mode
+        if schedule.reference_frames != self._reference_frames:
+            self._reference_frames = schedule.reference_frames
+            self._make = mode.cache(self._config, self._context.behind(self._reference_frames))
         decider = self._lead or mode.decider(schedule, self._config, self._context, branch)
         if isinstance(decider, Lead):
             self._lead = decider

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,18 +63,25 @@ class CacheSession:
         return self.schedules[min(self._stage, len(self.schedules) - 1)] if self.schedules else None
 
     @property
+    def stage(self) -> int:
+        """Which of the `schedules` is running."""
+        return self._stage
+
+    @property
     def position(self) -> int:
         """The current step's index in the whole run."""
         assert self.step is not None, "no step is under way"
         return sum(schedule.num_steps for schedule in self.schedules[: self._stage]) + self.step.index
 
-    def manager(self, branch: Branch) -> CacheManager:
-        """The branch's manager in this stage, made at its first call for the stage's schedule."""
+    def manager(self, branch: Branch, reference_frames: int = 0) -> CacheManager:
+        """The branch's manager in this stage, made at its first call for the stage's schedule, behind as many latent
+        frames of reference images."""
         key = self._stage, branch
         if key not in self._managers:
             assert self.schedules, "a manager is asked for inside the denoising loop only"
             make = self._later[self._stage - 1] if self._stage else self._make_manager
-            self._managers[key] = make(branch, self.schedules[self._stage])
+            schedule = replace(self.schedules[self._stage], reference_frames=reference_frames)
+            self._managers[key] = make(branch, schedule)
         return self._managers[key]
 
     def begin(self, *schedules: Schedule) -> None:
@@ -89,6 +97,13 @@ class CacheSession:
             self._later.append(self._make_stage())
         self.schedules = schedules
         self._start_ms = now_ms()
+
+    def measured(self, schedule: Schedule) -> None:
+        """The current stage's schedule with its static signals, where they can be measured only now that its model is
+        at hand. Comes before the stage's managers are made."""
+        assert not any(stage == self._stage for stage, _ in self._managers), "the stage's managers know its schedule"
+        assert schedule.timesteps == self.schedules[self._stage].timesteps
+        self.schedules = (*self.schedules[: self._stage], schedule, *self.schedules[self._stage + 1 :])
 
     def advance(self) -> bool:
         """Move the cursor to the next step, after telling the observer of the last; False behind the last step of the

@@ -17,6 +17,7 @@ from hetcache.core.drift import relative_l1
 from hetcache.core.flops import (
     ModelShape,
     WorkMeter,
+    full_step_flops,
     linear_flops,
     outside_flops,
     text_flops,
@@ -57,9 +58,12 @@ class CachedForward:
         return done.velocity
 
     def _compute(self, call: Call, step: Step) -> Computed:
-        manager, meter = self._session.manager(call.branch), WorkMeter()
+        manager, meter = self._session.manager(call.branch, call.reference_frames), WorkMeter()
         hidden = self._embed(call, meter)
+        check_tokens(manager.num_tokens, hidden.grid, call.reference_frames)
         decision = manager.decide(step, hidden)
+        if decision.plan is not None:
+            check_tokens(decision.plan.num_tokens, hidden.grid, call.reference_frames)
         if decision.compute is Compute.REUSE:
             if manager.vace_on_reuse and call.condition is not None:
                 # The result is dropped, so the blocks run plainly and the mode's cache does not see them.
@@ -115,7 +119,6 @@ class CachedForward:
         denoiser, x = self._denoiser, hidden.x_BND
         inputs = self._inputs(hidden, meter)
         if decision.plan is not None:
-            check_plan(decision.plan.num_tokens, hidden.grid)
             inputs = inputs.at(decision.plan.rows_A)
             x = x.index_select(1, decision.plan.rows_A)
         hints = None
@@ -179,18 +182,21 @@ class CachedForward:
             meter.blocks["dit"],
             meter.blocks["vace"],
         )
-        self._session.trace.append(record, meter, decision.plan)
+        assert self.shape is not None
+        uncached = full_step_flops(self.shape, done.num_tokens)
+        self._session.trace.append(record, meter, decision.plan, done.num_tokens, uncached)
 
 
-def check_plan(num_tokens: int, grid: Grid) -> None:
-    """Raise UserError when the plan was made for another grid than the denoiser's."""
-    if num_tokens != grid.num_tokens:
-        raise UserError(
-            f"the mask has {num_tokens} tokens and the denoiser {grid.num_tokens} ({grid.frames} latent frames of "
-            f"{grid.height}x{grid.width}): the mask must have the frames, height and width of the call, and no "
-            "vace_reference_image, whose latent frames it does not cover; leave the image out, or choose a mode that "
-            "computes whole steps, such as teacache"
-        )
+def check_tokens(num_tokens: int | None, grid: Grid, reference_frames: int) -> None:
+    """Raise UserError when the mode was told of another number of tokens than the denoiser has. None is any number."""
+    if num_tokens is None or num_tokens == grid.num_tokens:
+        return
+    reference = f", {reference_frames} of them of reference images" if reference_frames else ""
+    raise UserError(
+        f"the mask has {num_tokens} tokens and the denoiser {grid.num_tokens} ({grid.frames} latent frames of "
+        f"{grid.height}x{grid.width}{reference}): the mask must have the frames, height and width of the call "
+        "(those of vace_reference_image or reference_images are counted without it)"
+    )
 
 
 def static_schedule(denoiser: Denoiser[Any], timesteps: torch.Tensor) -> Schedule:

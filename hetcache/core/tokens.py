@@ -6,7 +6,7 @@ latent patch: 16 x 16 pixels and one frame group of Wan's VAE (frame 0 alone, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -21,23 +21,40 @@ REFERENCE_MARGIN_WIDTH = 5
 
 @dataclass(frozen=True)
 class TokenClasses:
-    """Ascending int64 token indices of each class; together they are every token exactly once."""
+    """Ascending int64 token indices of each class; together they are every token exactly once. `reference_R` are those
+    of reference images, whose latent frames stand before the video's: they have no mask."""
 
     grid: Grid
     generative_G: torch.Tensor
     margin_M: torch.Tensor
     context_C: torch.Tensor
+    reference_R: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     @property
     def num_tokens(self) -> int:
         return self.grid.num_tokens
 
     def labels_FHW(self) -> torch.Tensor:
-        """uint8 [F, H, W] map on the CPU: 0 context, 1 margin, 2 generative."""
+        """uint8 [F, H, W] map on the CPU: 0 context, 1 margin, 2 generative, 3 reference."""
         labels = torch.zeros(self.num_tokens, dtype=torch.uint8)
         labels[self.margin_M.cpu()] = 1
         labels[self.generative_G.cpu()] = 2
+        labels[self.reference_R.cpu()] = 3
         return labels.view(self.grid.frames, self.grid.height, self.grid.width)
+
+    def behind(self, reference_frames: int) -> TokenClasses:
+        """These classes behind as many latent frames of reference images."""
+        if reference_frames == 0:
+            return self
+        grid = self.grid
+        ahead = reference_frames * grid.height * grid.width
+        return TokenClasses(
+            Grid(grid.frames + reference_frames, grid.height, grid.width),
+            self.generative_G + ahead,
+            self.margin_M + ahead,
+            self.context_C + ahead,
+            torch.arange(ahead, device=self.context_C.device),
+        )
 
 
 def latent_frames(num_frames: int) -> int:
@@ -76,11 +93,14 @@ def dilate(mask_FHW: torch.Tensor, width: int, frames: int) -> torch.Tensor:
     return F.max_pool3d(mask_FHW.float()[None, None], kernel, stride=1, padding=padding)[0, 0] > 0
 
 
-def classify(mask_THW: torch.Tensor, margin_width: int | None = None, margin_frames: int = 1) -> TokenClasses:
+def classify(
+    mask_THW: torch.Tensor, margin_width: int | None = None, margin_frames: int = 1, reference_frames: int = 0
+) -> TokenClasses:
     """Token classes of a mask (bool or 0/1, [T, H, W], nonzero = edit) on the mask's device.
 
     Generative: the mask touches the token. Margin: within `margin_width` tokens (default: `default_margin_width`)
-    and `margin_frames` latent frames of a generative one. Context: the rest. Raises ValueError as `mask_to_grid`.
+    and `margin_frames` latent frames of a generative one. Context: the rest. `reference_frames` latent frames of
+    reference images come before them all. Raises ValueError as `mask_to_grid`.
     """
     generative_FHW = mask_to_grid(mask_THW)
     grid = Grid(*generative_FHW.shape)
@@ -90,4 +110,5 @@ def classify(mask_THW: torch.Tensor, margin_width: int | None = None, margin_fra
     def indices(selected_FHW: torch.Tensor) -> torch.Tensor:
         return selected_FHW.flatten().nonzero().squeeze(1)
 
-    return TokenClasses(grid, indices(generative_FHW), indices(near_FHW & ~generative_FHW), indices(~near_FHW))
+    margin_M, context_C = indices(near_FHW & ~generative_FHW), indices(~near_FHW)
+    return TokenClasses(grid, indices(generative_FHW), margin_M, context_C).behind(reference_frames)

@@ -30,15 +30,27 @@ class StepRecord:
 @dataclass
 class Trace:
     """All step records of one video, in the order of the calls. `plans` maps the steps that computed only some
-    tokens to the tokens of the first branch that ran (HetCache's branches share them)."""
+    tokens to the tokens of the first branch that ran (HetCache's branches share them). `num_tokens` is a full step's,
+    `flops_uncached` what the same calls cost without a cache."""
 
     records: list[StepRecord] = field(default_factory=list)
     work: WorkMeter = field(default_factory=WorkMeter)
     plans: dict[int, TokenPlan] = field(default_factory=dict)
+    num_tokens: int = 0
+    flops_uncached: int = 0
 
-    def append(self, record: StepRecord, meter: WorkMeter, plan: TokenPlan | None = None) -> None:
+    def append(
+        self,
+        record: StepRecord,
+        meter: WorkMeter,
+        plan: TokenPlan | None = None,
+        num_tokens: int = 0,
+        flops_uncached: int = 0,
+    ) -> None:
         self.records.append(record)
         self.work.add(meter)
+        self.num_tokens = num_tokens
+        self.flops_uncached += flops_uncached
         if plan is not None:
             self.plans.setdefault(record.step_index, plan)
 

@@ -66,12 +66,14 @@ class Schedule:
 
     `rel_l1` maps a static signal's name to its relative L1 change per step, `rel_l1[name][i]` between steps
     i - 1 and i (entry 0 is 0.0): `e0` is the projected modulation (6 D values), `e` the timestep embedding.
-    `skipped` are the steps that an outer composition reuses: the mode inside is not asked there.
+    `skipped` are the steps that an outer composition reuses: the mode inside is not asked there. `reference_frames`
+    latent frames, of reference images, stand before the video's: the mask does not cover them.
     """
 
     timesteps: tuple[float, ...]
     rel_l1: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
+    reference_frames: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -103,6 +105,7 @@ class TokenPlan:
     num_generative: int = 0
     num_margin: int = 0
     num_context: int = 0
+    num_reference: int = 0
 
     @property
     def num_active(self) -> int:
@@ -174,11 +177,13 @@ class CacheManager:
     It is made complete, once the run's schedule is known, and never holds the pipeline, the model or the other
     branch's manager. `reuse_level` says what `reuse` returns: `tokens` (the hidden states after the block stack) or
     `velocity` (the model output itself). `vace_on_reuse` runs the VACE blocks on reused steps and drops their result,
-    as DiffSynth's own cache does.
+    as DiffSynth's own cache does. `num_tokens` is how many tokens the mode was told of before the run, None where it
+    takes any number: a denoiser with another number is refused at its first call.
     """
 
     reuse_level: str = "tokens"
     vace_on_reuse: bool = False
+    num_tokens: int | None = None
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         raise NotImplementedError

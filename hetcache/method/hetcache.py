@@ -140,13 +140,20 @@ class CompactTokens(CacheManager):
     """One CFG branch of HetCache. The selector is shared with the other branch, the store is not."""
 
     def __init__(
-        self, config: HetCacheConfig, selector: TokenSelector, decider: Decider, branch: Branch, reuses: bool = True
+        self,
+        config: HetCacheConfig,
+        selector: TokenSelector | None,
+        decider: Decider,
+        branch: Branch,
+        reuses: bool = True,
     ) -> None:
-        """`reuses` False: the decider never reuses a step, so nothing is kept for that."""
+        """`selector` is None in a run of whole steps. `reuses` False: the decider never reuses a step, so nothing
+        is kept for that."""
         self.config = config
         self.selector = selector
         self.store = FeatureStore()
         self.reuse_level = "velocity" if config.whole_steps_only else "tokens"
+        self.num_tokens = selector.classes.num_tokens if selector is not None else None
         self._decider = decider
         self._branch = branch
         self._reuses = reuses
@@ -157,6 +164,7 @@ class CompactTokens(CacheManager):
         decision = self._decider.decide(self._branch, step, hidden)
         if decision.compute is not Compute.PARTIAL:
             return decision
+        assert self.selector is not None, "partial steps choose tokens by a mask"
         return replace(decision, plan=self.selector.plan(step.index))
 
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
@@ -231,7 +239,7 @@ class CompactTokens(CacheManager):
         return self.store.get(ops.stack, ops.layer, "k"), self.store.get(ops.stack, ops.layer, "v")
 
     def _observe(self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor) -> None:
-        if self.selector.wants_evidence(self._step_index):
+        if self.selector is not None and self.selector.wants_evidence(self._step_index):
             self.selector.observe(self._step_index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)
 
 
@@ -250,7 +258,8 @@ def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses
 
 
 def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:
-    return partial(CompactTokens, config, _selector(config, context), reuses=reuses)
+    selector = None if config.whole_steps_only else _selector(config, context)
+    return partial(CompactTokens, config, selector, reuses=reuses)
 
 
 def partial_flops(
@@ -286,6 +295,7 @@ MODE = Mode(
     HetCacheConfig.lighter,
     margin_width=lambda config: config.margin_width,
     needs_mask=True,
+    maskless=lambda config: config.whole_steps_only,
     vace_on_reuse=lambda config: config.vace_on_reuse,
 )
 

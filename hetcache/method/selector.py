@@ -51,7 +51,8 @@ class TokenSelector:
     @property
     def num_active(self) -> int:
         """|A|: known before the run, the same for every partial step."""
-        return len(self.classes.generative_G) + self.num_margin + self.num_context
+        classes = self.classes
+        return len(classes.reference_R) + len(classes.generative_G) + self.num_margin + self.num_context
 
     def wants_evidence(self, step_index: int) -> bool:
         """True once per full step, for the first branch that asks, while sampling context is to be done."""
@@ -72,7 +73,9 @@ class TokenSelector:
             self._importance_C = mass_N[classes.context_C]
 
     def plan(self, step_index: int) -> TokenPlan:
-        """The tokens of this partial step: all generative, a rotating sample of margin and of context."""
+        """The tokens of this partial step: all generative, a rotating sample of margin and of context, and all of
+        reference images. With `context_kv` sampled, what is not computed is not attended to either, and an edit that
+        loses sight of its reference at some steps follows it no more."""
         if self._plan is not None and step_index == self._plan_step:
             return self._plan
         classes, device = self.classes, self.classes.context_C.device
@@ -88,8 +91,16 @@ class TokenSelector:
                 self._run_index,
             )
         ]
-        rows_A = torch.cat([classes.generative_G, margin, context]).sort().values
-        self._plan = TokenPlan(rows_A, classes.num_tokens, len(classes.generative_G), self.num_margin, self.num_context)
+        reference = classes.reference_R.to(device)
+        rows_A = torch.cat([reference, classes.generative_G, margin, context]).sort().values
+        self._plan = TokenPlan(
+            rows_A,
+            classes.num_tokens,
+            len(classes.generative_G),
+            self.num_margin,
+            self.num_context,
+            len(classes.reference_R),
+        )
         self._plan_step = step_index
         self._run_index += 1
         return self._plan

@@ -50,6 +50,7 @@ class ComposedManager(CacheManager):
     def __init__(self, base: CacheManager, outer: Sequence[Decision]) -> None:
         """`outer` is TeaCache's plan, of which the base was told the reused steps."""
         self.base = base
+        self.num_tokens = base.num_tokens
         self.store = FeatureStore()
         self._outer = outer
         self._outer_reuses = False
@@ -110,7 +111,7 @@ class ComposedMode(Mode):
 
     def build(self, config: Any, context: RunContext) -> ManagerFactory:
         assert self.base is not None
-        self.check_mask(context)
+        self.check_mask(config, context)
         make_base = self.base.build(config, context)
         teacache.plan(ONE_STEP, config, context, Branch.COND)
 
@@ -153,6 +154,7 @@ def with_teacache(base: Mode) -> Mode:
         lighter=base.lighter,
         margin_width=base.margin_width,
         needs_mask=base.needs_mask,
+        maskless=base.maskless,
         vace_on_reuse=teacache.MODE.vace_on_reuse,
         base=base,
     )

@@ -61,7 +61,7 @@ def plan_run(
     if mode.plan is None:
         raise _content_aware(mode)
     decisions = {branch: mode.plan(schedule, config, context, branch) for branch in branches}
-    num_tokens = context.classes.num_tokens
+    num_tokens = context.num_tokens
     calls = [decision for branch in branches for decision in decisions[branch]]
     # The VACE condition is embedded once per video, the prompt once per branch.
     embedded = vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0
@@ -162,7 +162,7 @@ def _content_aware(mode: Mode) -> NotPlannable:
 
 def _call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext, shape: ModelShape) -> int:
     """FLOPs of one denoiser call, without the embeddings of the VACE condition and of the prompt."""
-    num_tokens = context.classes.num_tokens
+    num_tokens = context.num_tokens
     if decision.compute is Compute.FULL:
         return repeated_step_flops(shape, num_tokens)
     if decision.compute is Compute.REUSE:

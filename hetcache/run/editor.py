@@ -75,7 +75,7 @@ class Editor:
             return config
         num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
         _, shape = self.schedule
-        num_tokens = context.classes.num_tokens
+        num_tokens = context.num_tokens
         config, reasons = fit_to_budget(mode, config, budget_gib, shape, num_tokens, job.dtype.itemsize, num_branches)
         self.notes += reasons
         return config

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hetcache.core.mode import RunContext
+from hetcache.core.mode import ManagerFactory, RunContext
 from hetcache.core.session import CacheSession
 from hetcache.models.backend import backend_of
 from hetcache.modes import MODES
@@ -17,11 +17,12 @@ from hetcache.modes import MODES
 
 @contextmanager
 def enable_cache(
-    pipe: Any, mode: str, mask: Any, model_id: str = "wan2.1-vace-1.3b", **settings: Any
+    pipe: Any, mode: str, mask: Any = None, model_id: str = "wan2.1-vace-1.3b", **settings: Any
 ) -> Iterator[CacheSession]:
     """Run one `pipe(...)` call of a DiffSynth `WanVideoPipeline` under a caching mode.
 
-    `mask` is the edit mask at the model's size, bool or 0/1, [T, H, W], T = 4k + 1, H and W multiples of 16.
+    `mask` is the edit mask at the model's size, bool or 0/1, [T, H, W], T = 4k + 1, H and W multiples of 16; modes that
+    choose tokens need one. Reference images are counted by themselves.
     `settings` are the fields of the mode's config. Pass `progress_bar_cmd=session.steps` to the pipeline:
 
         with enable_cache(pipe, "hetcache", mask, cache_thresh=0.05) as session:
@@ -34,8 +35,12 @@ def enable_cache(
         raise ValueError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
     chosen = MODES[mode]
     config = chosen.config(**{**dict(chosen.defaults), **settings})
-    mask_THW = torch.as_tensor(np.asarray(mask)).to(pipe.device)
+    mask_THW = None if mask is None else torch.as_tensor(np.asarray(mask)).to(pipe.device)
     context = RunContext.of(mask_THW, model_id, chosen.margin_width(config))
-    session = CacheSession(chosen.build(config, context))
+
+    def make_managers() -> ManagerFactory:
+        return chosen.build(config, context)
+
+    session = CacheSession(make_managers(), make_stage=make_managers)
     with backend_of(pipe).patched(pipe, session):
         yield session

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from hetcache.core.flops import ModelShape, full_step_flops
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses
 from hetcache.core.vocabulary import Branch
@@ -17,21 +16,19 @@ SCHEMA = 1
 STAGES = ("load", "text", "vae_encode", "denoise", "vae_decode", "composite", "total")
 
 
-def session_facts(session: CacheSession, shape: ModelShape, classes: TokenClasses) -> dict[str, Any]:
-    """What the denoising loop did: decisions, tokens, blocks, FLOPs, cache bytes, steps."""
+def session_facts(session: CacheSession, classes: TokenClasses | None) -> dict[str, Any]:
+    """What the denoising loop did: decisions, tokens (their classes where there is a mask), blocks, FLOPs, cache bytes,
+    steps."""
     trace = session.trace
-    num_tokens = classes.num_tokens
-    uncached = full_step_flops(shape, num_tokens) * len(trace.records)
+    uncached = trace.flops_uncached
     active = [r.num_active for r in trace.records if r.compute.name == "PARTIAL"]
     return {
         "decisions": {branch.value: trace.decisions(branch) for branch in Branch},
         "accelerated": trace.accelerated,
         "tokens": {
-            "total": num_tokens,
-            "generative": len(classes.generative_G),
-            "margin": len(classes.margin_M),
-            "context": len(classes.context_C),
-            "active": max(active, default=num_tokens),
+            "total": trace.num_tokens,
+            **({} if classes is None else _class_sizes(classes)),
+            "active": max(active, default=trace.num_tokens),
         },
         "blocks": dict(trace.work.blocks),
         "sublayers": dict(trace.work.sublayers),
@@ -43,6 +40,14 @@ def session_facts(session: CacheSession, shape: ModelShape, classes: TokenClasse
         "cache_bytes": session.cache_bytes,
         "notes": session.notes(),
         "steps": trace.steps_json(),
+    }
+
+
+def _class_sizes(classes: TokenClasses) -> dict[str, int]:
+    return {
+        "generative": len(classes.generative_G),
+        "margin": len(classes.margin_M),
+        "context": len(classes.context_C),
     }
 
 

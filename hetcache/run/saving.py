@@ -45,7 +45,7 @@ def save_edit(
     record = {
         **run_facts(job, asdict(config), [*editor.notes, *lost_sound]),
         "timing_s": records.timing_s(stage_ms, editor.load_s, composite_s, total_s),
-        **records.session_facts(result.session, result.shape, context.classes),
+        **records.session_facts(result.session, context.tokens),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
         "outputs": job.outputs.as_json(),
     }

@@ -56,7 +56,7 @@ def edit_window(
     given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW)
     context = job.context(config, given)
     result = editor.edit(given, job.mode, config, context, job.settings, label)
-    measured = session_facts(result.session, result.shape, context.classes)
+    measured = session_facts(result.session, context.tokens)
     del measured["steps"]
     stage_ms = result.session.stage_ms
     return join(known_KHWC, result.frames_THWC), {

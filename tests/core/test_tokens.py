@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hetcache.core.tokens import classify, default_margin_width, latent_frames, mask_to_grid
+from hetcache.core.vocabulary import Grid
 
 
 def oracle(mask_THW, margin_width, margin_frames):
@@ -85,3 +86,17 @@ def test_margin_scales_with_the_grid():
     assert default_margin_width(classify(mask).grid) == 5
     assert default_margin_width(classify(mask[:, :240, :416]).grid) == 2
     assert default_margin_width(classify(mask[:, :32, :32]).grid) == 1
+
+
+def test_reference_frames_come_first_as_a_class_of_their_own():
+    mask = torch.zeros(9, 64, 96, dtype=torch.bool)
+    mask[:, 16:32, 16:48] = True
+    alone, behind = classify(mask, 1), classify(mask, 1, reference_frames=2)
+    ahead = 2 * 4 * 6
+    assert behind.grid == Grid(5, 4, 6)
+    assert behind.reference_R.tolist() == list(range(ahead))
+    for name in ("generative_G", "margin_M", "context_C"):
+        assert torch.equal(getattr(behind, name), getattr(alone, name) + ahead)
+    labels = behind.labels_FHW()
+    assert (labels[:2] == 3).all() and torch.equal(labels[2:], alone.labels_FHW())
+    assert alone.behind(0) is alone and len(alone.reference_R) == 0
