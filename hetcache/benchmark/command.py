@@ -123,7 +123,8 @@ def make_bench(request: BenchRequest) -> Benchmark:
     example = [one_case(DATA / "real.mp4", DATA / "masks.mp4")]
     cases = find_cases(compared.videos, compared.masks) if compared.videos and compared.masks else example
     plan = Plan(parse_methods(list(modes)), cases, list(compared.seeds), repeats, edit.num_steps, setup)
-    return Benchmark(plan, BenchSettings(edit, frames, size, decisions), info, model, device, dtype)
+    settings = BenchSettings(edit, frames, size, decisions, None if random else model)
+    return Benchmark(plan, settings, info, model, device, dtype)
 
 
 def passed_on(request: BenchRequest) -> list[str]:

@@ -43,12 +43,14 @@ Progress = Callable[[int, str], AbstractContextManager[Observer | None]]
 @dataclass(frozen=True)
 class BenchSettings:
     """`size` (height, width) None: the model's own area at the video's aspect. `decisions` replaces HetCache's own
-    decisions by those of a string, one letter a step, for models whose weights are random."""
+    decisions by those of a string, one letter a step, for models whose weights are random; `model` is the model as it
+    was asked for, None for random weights, which no calibration fits."""
 
     edit: EditSettings
     num_frames: int
     size: tuple[int | None, int | None] = (None, None)
     decisions: str | None = None
+    model: str | None = None
 
 
 class LazyPipeline:
@@ -162,7 +164,7 @@ class Bench:
     def _load_calibration(self) -> Calibration:
         """Read once: a file that changes during a benchmark must not divide it into two."""
         if self._calibration is None:
-            self._calibration = load_calibration(self._info.model_id)
+            self._calibration = load_calibration(self._info.model_id, model=self._settings.model)
         return self._calibration
 
 

@@ -18,12 +18,13 @@ import numpy as np
 
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
 from hetcache.calibrate.options import CalibrationRequest, parse
-from hetcache.core.calibration import SCHEMA, load_calibration
+from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file
 from hetcache.core.drift import Rescale
+from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps
 from hetcache.core.options import EditSettings
 from hetcache.core.vocabulary import Branch, Schedule
-from hetcache.files import CALIBRATIONS, write_json
+from hetcache.files import write_json
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.models import ModelInfo, choose_model, model_info
@@ -60,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
         pipeline = backend(info.backend).load(model, options)
         measured = measure(pipeline, clips, info.complete(request.edit), asked.rank)
-        output = asked.output or CALIBRATIONS / f"{info.model_id}.json"
-        write(output, info.model_id, measured, request, str(dtype).removeprefix("torch."))
+        output = asked.output or own_calibration_file(info.model_id, model)
+        write(output, info.model_id, measured, request, str(dtype).removeprefix("torch."), weights_fingerprint(model))
     except (ValueError, OSError) as error:
         print(f"hetcache.calibrate: error: {error}", file=sys.stderr)
         return 2
@@ -91,8 +92,11 @@ def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int
     return measured
 
 
-def write(output: Path, model_id: str, measured: Measured, request: CalibrationRequest, dtype: str) -> None:
-    """Write the JSON and the linear maps beside it, and read them back."""
+def write(
+    output: Path, model_id: str, measured: Measured, request: CalibrationRequest, dtype: str, weights: str
+) -> None:
+    """Write the JSON and the linear maps beside it, and read them back. `weights` is the fingerprint of those measured,
+    empty where they have none."""
     asked, edit = request.measured, request.edit
     used = [branch for branch in Branch if measured.branches[branch]]
     changes = measured.mean("change", *used)
@@ -102,6 +106,7 @@ def write(output: Path, model_id: str, measured: Measured, request: CalibrationR
         "schema": SCHEMA,
         "model": model_id,
         "source": "python -m hetcache.calibrate",
+        **({"weights": weights} if weights else {}),
         "measured_on": {
             "steps": edit.num_steps,
             "sigma_shift": edit.sigma_shift,

@@ -26,7 +26,9 @@ class Measured:
     mask: tuple[Path, ...] = setting((DATA / "masks.mp4",), "one mask per clip", shown="the example's")
     frames: int = setting(33, "frames of each clip, 4k+1")
     rank: int = setting(32, "rank of FastCache's linear maps, 0 for none")
-    output: Path | None = setting(None, "JSON to write", shown="where the model's calibration is read")
+    output: Path | None = setting(
+        None, "JSON to write", shown="beside a folder's weights, else where the package keeps it"
+    )
 
     def __post_init__(self) -> None:
         if len(self.video) != len(self.mask):

@@ -77,30 +77,61 @@ class Calibration:
         return CalibrationError(f"model {self.model!r} has no calibration {what}: run {_command(self.model)}")
 
 
-def calibration_digest(model_id: str) -> str:
+def calibration_file(model_id: str, model: str | None = None) -> Path:
+    """Where the calibration of `model_id` lies: beside the weights where `model`, the model as it was asked for, is a
+    folder that holds one, else in the package."""
+    beside = own_calibration_file(model_id, model or model_id)
+    return beside if beside.is_file() else CALIBRATIONS / beside.name
+
+
+def own_calibration_file(model_id: str, model: str) -> Path:
+    """Where a new calibration of the model is written: into its folder, for a model of the package into the package."""
+    home = Path(model) if model != model_id and Path(model).is_dir() else CALIBRATIONS
+    return home / f"{model_id}.json"
+
+
+def calibration_digest(model_id: str, model: str | None = None) -> str:
     """A hash of the model's calibration file, empty without one."""
-    file = CALIBRATIONS / f"{model_id}.json"
+    file = calibration_file(model_id, model)
     return digest(file)[:16] if file.is_file() else ""
 
 
-def load_calibration(model_id: str, path: Path | None = None) -> Calibration:
-    """The calibration of `model_id`, from `path` or from the package. Raises CalibrationError."""
-    file = path or CALIBRATIONS / f"{model_id}.json"
+def load_calibration(model_id: str, path: Path | None = None, model: str | None = None) -> Calibration:
+    """The calibration of `model_id`, from `path`, from the model's own folder or from the package.
+
+    `model` is the model as it was asked for, a name or a folder. A calibration that says which weights it was made
+    with is refused for others. Raises CalibrationError.
+    """
+    file = path or calibration_file(model_id, model)
     if not file.is_file():
         raise CalibrationError(
             f"no calibration for model {model_id!r} ({file.name} not found): run {_command(model_id)}"
         )
     try:
         data = json.loads(file.read_text())
-        schema, model = data["schema"], data["model"]
+        schema, named = data["schema"], data["model"]
         calibration = _parse(data, file.parent)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise CalibrationError(f"{file} is not a calibration file: {error}") from error
     if schema != SCHEMA:
         raise CalibrationError(f"{file} has calibration schema {schema}; this version reads {SCHEMA}")
-    if model != model_id:
-        raise CalibrationError(f"{file} was made for model {model!r}, not for {model_id!r}")
+    if named != model_id:
+        raise CalibrationError(f"{file} was made for model {named!r}, not for {model_id!r}")
+    if model is not None:
+        _check_weights(file, data.get("weights"), model)
     return calibration
+
+
+def _check_weights(file: Path, made_with: str | None, model: str) -> None:
+    """Raises CalibrationError when the calibration was made with other weights than those of `model`."""
+    from hetcache.core.facts import weights_fingerprint  # here: it needs torch, and --help does not
+
+    weights = weights_fingerprint(model) if made_with else ""
+    if weights and weights != made_with:
+        raise CalibrationError(
+            f"{file.name} was made with the weights {made_with}, and those of model {model!r} are {weights}: "
+            f"run {_command(model)}"
+        )
 
 
 def _parse(data: dict[str, Any], folder: Path) -> Calibration:

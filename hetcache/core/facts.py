@@ -17,6 +17,7 @@ from hetcache.files import CALIBRATIONS, EMBEDDED_WEIGHTS, ROOT, digest
 PACKAGES = ("hetcache", "diffsynth", "torch", "numpy", "scipy", "pillow", "scikit-learn", "imageio-ffmpeg")
 CODE = ("hetcache", "baselines", "diffsynth_patches")
 HEAD_BYTES = 1 << 20
+WEIGHT_FILES = (".safetensors", ".pth")
 
 
 def package_versions() -> dict[str, str]:
@@ -62,6 +63,19 @@ def facts_of_weights(model: str) -> str:
         if file.is_file():
             with file.open("rb") as stream:
                 parts.append(f"{file.name} {file.stat().st_size} {digest(stream.read(HEAD_BYTES))[:16]}")
+    return digest("\n".join(parts))[:16]
+
+
+def weights_fingerprint(model: str) -> str:
+    """What tells these weights from others, wherever they lie: of the weight files of a folder (or of the embedded
+    model) the names, sizes and first bytes. Empty for a name on a hub, which says itself whose weights they are."""
+    folder = EMBEDDED_WEIGHTS if model == "tiny" else Path(model)
+    if not folder.is_dir():
+        return ""
+    parts: list[str] = []
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in WEIGHT_FILES):
+        with file.open("rb") as stream:
+            parts.append(f"{file.name} {file.stat().st_size} {digest(stream.read(HEAD_BYTES))}")
     return digest("\n".join(parts))[:16]
 
 

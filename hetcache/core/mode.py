@@ -47,12 +47,12 @@ class RunContext:
         margin_width: int | None = None,
         grid: Grid | None = None,
     ) -> RunContext:
-        """`mask` is [T, H, W], bool or 0/1, on the device of the run; `calibration` a model id or what loads one;
+        """`mask` is [T, H, W], bool or 0/1, on the device of the run; `calibration` a model's name or what loads one;
         `margin_width` the mode's own (`Mode.margin_width`). Raises ValueError for a mask of no latent grid."""
         from hetcache.core.tokens import TokenClasses, classify
 
         model_id = calibration
-        load = (lambda: load_calibration(model_id)) if isinstance(model_id, str) else model_id
+        load = (lambda: load_calibration(model_id, model=model_id)) if isinstance(model_id, str) else model_id
         if mask is not None and not isinstance(mask, TokenClasses):
             mask = classify(mask, margin_width)
         return cls(load, mask, grid if mask is None else mask.grid)

@@ -30,7 +30,7 @@ def run_identity(job: Job) -> dict[str, Any]:
         "memory": [job.vram.limit_gib, job.vram.fp8_storage],
         "dtype": str(job.dtype),
         "machine": [machine.get(key) for key in ("device", "cpu", "gpu", "threads")],
-        "calibration": calibration_digest(job.info.model_id),
+        "calibration": calibration_digest(job.info.model_id, job.model),
         "versions": package_versions(),
     }
 

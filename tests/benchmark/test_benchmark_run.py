@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import lend_calibration
 
 from hetcache.media.write import write_video
 
@@ -53,6 +54,7 @@ def toy(tmp_path_factory):
         vae_refine_width=8,
     )
     save_tiny_weights(build_tiny_pipeline(config, seed=1), config, folder, {})
+    lend_calibration(folder)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from toys import lend_calibration
 
 import inference  # noqa: E402
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
@@ -29,6 +30,7 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     config = TinyConfig(vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
     save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
+    lend_calibration(folder)
     return folder
 
 

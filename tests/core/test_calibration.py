@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,12 +14,24 @@ from baselines.fastcache import BlockGate, FastCacheConfig
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from hetcache.calibrate import command as calibrate
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
-from hetcache.core.calibration import CalibrationError, load_calibration
+from hetcache.core.calibration import CalibrationError, calibration_digest, load_calibration, own_calibration_file
 from hetcache.core.drift import ChangeCurve, Rescale
+from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import LinearFit, LinearMap, LinearMaps, load_linear_maps, save_linear_maps
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import CALIBRATIONS
 
+TOY = dict(
+    dim=48,
+    num_layers=2,
+    num_heads=2,
+    ffn_dim=96,
+    vace_layers=(0,),
+    vae_width=16,
+    vae_encoder_depth=1,
+    vae_decoder_depth=1,
+    vae_refine_width=8,
+)
 PUBLISHED = sorted(path.stem for path in CALIBRATIONS.glob("wan*.json"))
 
 
@@ -86,6 +99,42 @@ def test_linear_maps_of_another_model_are_refused(tmp_path):
         load_calibration("m", write(tmp_path / "n.json", fastcache={"file": "gone.safetensors"})).linear_maps()
 
 
+def test_a_calibration_of_other_weights_is_refused(model_folder, tmp_path):
+    """By name, with the command; wherever the weights lie, and however the folder is called."""
+    made_with = weights_fingerprint(str(model_folder))
+    file = write(tmp_path / "m.json", weights=made_with)
+    load_calibration("m", file, str(model_folder))
+    copied = tmp_path / "copy"
+    shutil.copytree(model_folder, copied)
+    load_calibration("m", file, str(copied))
+    other = TinyConfig(**TOY)
+    save_tiny_weights(build_tiny_pipeline(other, seed=1), other, copied, {})
+    with pytest.raises(
+        CalibrationError, match=rf"m.json .*{made_with}.*run python -m hetcache.calibrate --model {copied}"
+    ):
+        load_calibration("m", file, str(copied))
+    # Neither a published calibration nor a model on a hub says which weights are meant: the model's name does.
+    load_calibration("m", write(tmp_path / "p.json"), str(copied))
+    load_calibration("m", file, "wan2.1-vace-1.3b")
+
+
+def test_a_models_own_folder_brings_its_calibration(model_folder, tmp_path):
+    """Read there first; and that is where a new one is written, so that the package's is left alone."""
+    folder = tmp_path / "own"
+    shutil.copytree(model_folder, folder)
+    with pytest.raises(CalibrationError, match="was made with the weights"):
+        load_calibration("tiny", model=str(folder))
+    mine = write(folder / "tiny.json", model="tiny", source="mine", weights=weights_fingerprint(str(folder)))
+    assert own_calibration_file("tiny", str(folder)) == mine
+    assert own_calibration_file("tiny", "tiny") == CALIBRATIONS / "tiny.json"
+    assert load_calibration("tiny", model=str(folder)).source == "mine"
+    assert calibration_digest("tiny", str(folder)) != calibration_digest("tiny", "tiny")
+
+
+def test_the_embedded_models_calibration_is_of_the_committed_weights():
+    assert load_calibration("tiny", model="tiny").raw["weights"] == weights_fingerprint("tiny")
+
+
 def test_a_curve_sums_to_the_same_change_at_any_step_count():
     timesteps = [1000.0, 900.0, 700.0, 400.0, 100.0]
     curve = change_curve(timesteps, [0.0, 0.1, 0.1, 0.3, 0.6])
@@ -150,17 +199,7 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    config = TinyConfig(
-        dim=48,
-        num_layers=2,
-        num_heads=2,
-        ffn_dim=96,
-        vace_layers=(0,),
-        vae_width=16,
-        vae_encoder_depth=1,
-        vae_decoder_depth=1,
-        vae_refine_width=8,
-    )
+    config = TinyConfig(**TOY)
     folder = tmp_path_factory.mktemp("model")
     save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
     return folder
@@ -201,6 +240,7 @@ def test_calibrate_writes_what_every_mode_needs(model_folder, tmp_path, capsys):
         assert len(calibration.magnitude_ratios(branch)) == 4
     assert set(calibration.linear_maps().layers) == {("dit", 0), ("dit", 1), ("vace", 0)}
     assert calibration.raw["measured_on"]["clips"] == ["real.mp4"]
+    assert calibration.raw["weights"] == weights_fingerprint(str(model_folder))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.fastcache.safetensors", "c.json"]
 
 
