@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from diffsynth_patches.tiny import TinyConfig
+from diffsynth_patches.tiny import TinyConfig, load_tiny_pipeline
 from hetcache.files import EMBEDDED_WEIGHTS
 from scripts.train import arrays, autoencoder, denoiser, export, held_out, state
 from scripts.train.config import TRAINED
@@ -49,10 +49,14 @@ def parser() -> argparse.ArgumentParser:
     _training(_command(commands, "ae", "train the autoencoder", "data out"), lr=1.5e-3, minutes=240)
     decoder = _command(commands, "ae-decoder", "train the decoder alone, on clean and noisy latents", "data out")
     _training(decoder, lr=1.5e-3, minutes=15)
-    _command(commands, "freeze", "fix the latents' scale: ae.pt -> ae-frozen.pt", "data out")
+    frozen = _command(commands, "freeze", "fix the latents' scale: ae.pt -> ae-frozen.pt", "data out")
+    frozen.add_argument(
+        "--like", type=Path, help="weights whose latents they are to resemble: `dit` goes on from these"
+    )
     dit = _command(commands, "dit", "train the denoiser on the frozen autoencoder", "data out")
     _training(dit, lr=2e-3, minutes=480)
     dit.add_argument("--keep", type=float, default=1.0, help="spread of the target around the model's mean, 0..1")
+    dit.add_argument("--skip", type=float, default=0.0, help="share of the curriculum to skip: 0.3 after a warm start")
     dit.add_argument("--keep-detail", type=float, default=1.0, help="the same for fine detail")
     written = _command(commands, "export", "write float16 safetensors", "out to")
     written.add_argument("--note", default="see docs/embedded-model.md", help="stored as metadata: the training data")
@@ -123,7 +127,10 @@ def _train_autoencoder(options: argparse.Namespace) -> None:
 
 
 def _freeze(options: argparse.Namespace) -> None:
-    print(autoencoder.freeze(options.data, options.out, _config(options)))
+    like = load_tiny_pipeline(weights_dir=options.like).vae.model if options.like else None
+    print(autoencoder.freeze(options.data, options.out, _config(options), like))
+    if options.like:
+        print(state.denoiser_from_weights(options.like, options.out))
 
 
 def _train_denoiser(options: argparse.Namespace) -> None:
@@ -131,6 +138,7 @@ def _train_denoiser(options: argparse.Namespace) -> None:
         options.data,
         keep=options.keep,
         keep_detail=options.keep_detail,
+        skip=options.skip,
         batch=options.batch,
         workers=options.workers,
         watch=options.watch,

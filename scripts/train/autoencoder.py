@@ -19,6 +19,7 @@ from diffsynth_patches.tiny import TinyConfig, build_autoencoder
 from diffsynth_patches.tiny.motion_vae import FINE, FLOW_VALUES, MotionAutoencoder
 from diffsynth_patches.tiny.vae import PATCH_VALUES
 from scripts.train.ahead import Ahead
+from scripts.train.basis import change_basis, explained, matching_map
 from scripts.train.clips import ClipSampler, Shape, draw
 from scripts.train.loop import Values
 from scripts.train.perceptual import PerceptualLoss
@@ -212,20 +213,38 @@ def perturb(latents_BCTHW: Tensor, options: AutoencoderOptions) -> Tensor:
 
 
 @torch.no_grad()
-def freeze(data: Path, out: Path, config: TinyConfig, clips: int = 64) -> str:
+def freeze(data: Path, out: Path, config: TinyConfig, like: nn.Module | None = None, clips: int = 64) -> str:
     """ae.pt's averaged model, its latents brought to mean 0 and overall variance 1: ae-frozen.pt.
 
-    One scale for all channels: it keeps the spectrum that training found.
+    One scale for all channels: it keeps the spectrum that training found. With an older autoencoder `like`, the latents
+    are turned to resemble its own instead (`basis`), which is what a denoiser trained on those can go on with.
     """
     model = build_autoencoder(config)
+    assert isinstance(model, MotionAutoencoder)
     model.load_state_dict(torch.load(out / "ae.pt", map_location="cpu", weights_only=True)["ema"])
     model.mean.zero_()
     model.std.fill_(1)
     sampler = ClipSampler(data, np.random.default_rng(3))
-    encoded = [model.encode(to_unit(sampler.sample(9, 128, 128)[None], "cpu"))[:, :, 1:] for _ in range(clips)]
-    latents = torch.cat(encoded).movedim(1, 0).flatten(1)
-    model.mean.copy_(latents.mean(1))
-    model.std.fill_(float((latents - latents.mean(1, keepdim=True)).square().mean().sqrt()))
+    videos = [to_unit(sampler.sample(9, 128, 128)[None], "cpu") for _ in range(clips)]
+    latents_NC = _latents(model, videos)
+    text = ""
+    if like is None:
+        model.std.fill_(float((latents_NC - latents_NC.mean(0)).square().mean().sqrt()))
+    else:
+        old_NC = _latents(like, videos)
+        turn = matching_map(latents_NC, old_NC)
+        text = f"share of the old latents met: {_rounded(explained(turn, latents_NC, old_NC))}\n"
+        change_basis(model, turn)
+        latents_NC = _latents(model, videos)
+    model.mean.copy_(latents_NC.mean(0))
     torch.save(model.state_dict(), out / "ae-frozen.pt")
-    spread = (latents.std(1) / model.std).tolist()
-    return f"std per channel after scaling: {[round(value, 2) for value in spread]}"
+    return f"{text}std per channel: {_rounded(latents_NC.std(0) / model.std)}"
+
+
+def _latents(model: nn.Module, videos: list[Tensor]) -> Tensor:
+    """The latents of all groups but the first, one row per place: [N, C]."""
+    return torch.cat([model.encode(video)[:, :, 1:].movedim(1, -1).flatten(0, -2) for video in videos])
+
+
+def _rounded(values_C: Tensor) -> list[float]:
+    return [round(float(value), 2) for value in values_C]

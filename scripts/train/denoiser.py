@@ -37,14 +37,15 @@ STAGES: tuple[tuple[float, tuple[tuple[Shape, float], ...]], ...] = (
 @dataclass(frozen=True)
 class DenoiserOptions:
     """`batch` multiplies the clips of a step: 1 on a CPU core, 8 to 16 on a large GPU, which also wants
-    `workers` that draw them. `keep` and `keep_detail` below
-    1 soften the targets, see `blend_towards_mean`."""
+    `workers` that draw them. `keep` and `keep_detail` below 1 soften the targets, see `blend_towards_mean`. A
+    denoiser that starts from older weights skips the first `skip` share of the curriculum (`STAGES`)."""
 
     data: Path
     context_weight: float = 0.2
     caption_dropout: float = 0.15
     keep: float = 1.0
     keep_detail: float = 1.0
+    skip: float = 0.0
     batch: int = 1
     workers: int = 0
     pool: PoolOptions = field(default_factory=PoolOptions)
@@ -103,7 +104,8 @@ class DenoiserStage:
 
     def loss(self, progress: float) -> tuple[Tensor, Values]:
         options = self.options
-        shapes = [shapes for start, shapes in STAGES if progress >= start][-1]
+        place = options.skip + (1 - options.skip) * progress
+        shapes = [shapes for start, shapes in STAGES if place >= start][-1]
         samples = self.pool.batch(lambda: self._shape(shapes), self._soften if options.keep < 1 else None)
         clips = len(samples)
         batch = stack(samples, self.rng, options.caption_dropout, options.device)

@@ -54,13 +54,18 @@ def from_weights(weights: Path, out: Path) -> list[Path]:
     dit.pt and ae-frozen.pt; ae.pt too when the autoencoder is the motion-compensated one, which alone is trained.
     """
     out.mkdir(parents=True, exist_ok=True)
-    denoiser = {f"{part}.{key}": value for part in _DENOISER_PARTS for key, value in _read(weights, part).items()}
     autoencoder = {key.removeprefix("model."): value for key, value in _read(weights, "vae").items()}
-    paths = [_fresh(out / "dit.pt", denoiser)]
+    paths = [denoiser_from_weights(weights, out)]
     if read_config(weights).vae_motion:
         paths.append(_fresh(out / "ae.pt", autoencoder))
     torch.save(autoencoder, out / "ae-frozen.pt")
     return [*paths, out / "ae-frozen.pt"]
+
+
+def denoiser_from_weights(weights: Path, out: Path) -> Path:
+    """OUT/dit.pt at step 0 from a folder of float16 weights."""
+    parts = {f"{part}.{key}": value for part in _DENOISER_PARTS for key, value in _read(weights, part).items()}
+    return _fresh(out / "dit.pt", parts)
 
 
 def _read(weights: Path, part: str) -> dict[str, Tensor]:
