@@ -35,6 +35,10 @@ setup(
     },
     install_requires=REQUIREMENTS,
     entry_points={
-        "console_scripts": ["hetcache = hetcache.run.command:main", "hetcache-eval = hetcache.evaluation.command:main"],
+        "console_scripts": [
+            "hetcache = hetcache.run.command:main",
+            "hetcache-eval = hetcache.evaluation.command:main",
+            "hetcache-mask = hetcache.masking.command:main",
+        ],
     },
 )

@@ -166,7 +166,8 @@ def _add_field(group: Any, config: type, item: Field[Any], shown: str | None) ->
         type=_reader(reader_of(config, item)),
         choices=choices,
         metavar=metavar,
-        nargs="+" if several else None,
+        nargs="+" if several and not item.metadata.get("repeat") else None,
+        action="append" if item.metadata.get("repeat") else "store",
         help=text,
         **common,
     )

@@ -30,10 +30,10 @@ FLOORS = (  # a room of the house may import itself and the floors below it
     {"core", "media"},
     {"method", "baselines", "models", "metrics"},
     {"modes", "report", "evaluation"},
-    {"run", "cli", "api"},
+    {"run", "cli", "api", "masking"},
     {"benchmark", "calibrate"},
 )
-ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run")}
+ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("masking", "cli"), ("masking", "run")}
 ADAPTERS_IMPORT = {"core", "media", "models", "files"}
 
 

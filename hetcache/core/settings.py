@@ -18,7 +18,8 @@ def setting(default: Any, help: str, **extra: Any) -> Any:
     `help` says what it does, without the default. Optional: `flag` is its name on the command line where that is not
     the field's; `choices` limits its values (a `Literal` type does too); `shown` is what `--help` gives as the default
     where the value says nothing, "" to say nothing; `metavar` names the value; `parser` reads it from its text and
-    raises ValueError for what it cannot read.
+    raises ValueError for what it cannot read; `repeat`: the flag of several values takes one and is given
+    again for each.
     """
     return field(default=default, metadata={"help": help, **extra})
 

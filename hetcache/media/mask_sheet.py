@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -16,8 +18,11 @@ CAPTION_HEIGHT = 16
 COLUMNS = 3
 
 
-def mask_sheet(frames_THWC: NDArray[np.uint8], mask_THW: NDArray[np.bool_]) -> Image.Image:
-    """Up to six frames, evenly spread from the first to the last, each with its number and its mask's share."""
+def mask_sheet(
+    frames_THWC: NDArray[np.uint8], mask_THW: NDArray[np.bool_], numbers: Sequence[int] | None = None
+) -> Image.Image:
+    """Up to six frames, evenly spread from the first to the last, each with its number (by default its place) and its
+    mask's share."""
     count = min(MAX_FRAMES, len(frames_THWC))
     picked = np.unique(np.linspace(0, len(frames_THWC) - 1, count).round().astype(int))
     height, width = frames_THWC.shape[1:3]
@@ -29,7 +34,7 @@ def mask_sheet(frames_THWC: NDArray[np.uint8], mask_THW: NDArray[np.bool_]) -> I
     draw = ImageDraw.Draw(sheet)
     for place, index in enumerate(picked):
         left, top = place % columns * size[0], place // columns * (size[1] + CAPTION_HEIGHT)
-        caption = f"frame {index}: {mask_THW[index].mean():.1%}"
+        caption = f"frame {index if numbers is None else numbers[index]}: {mask_THW[index].mean():.1%}"
         draw.text((left + 2, top + 2), caption, fill=(255, 255, 255))
         picture = tinted(frames_THWC[index], mask_THW[index], max(1, round(1 / scale)))
         sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR), (left, top + CAPTION_HEIGHT))

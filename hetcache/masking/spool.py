@@ -1,0 +1,33 @@
+"""Opacities on their way between two keyframes, kept on disk: a long clip has thousands."""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+
+from hetcache.masking.track import Plane
+
+
+class Spool:
+    """Planes [H, W] in 0..1 by index, kept as bytes in a temporary file, and a confidence for each."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.confidence: dict[int, float] = {}
+        self._places: dict[int, int] = {}
+        self._file = tempfile.TemporaryFile()
+
+    def put(self, index: int, opacity_HW: Plane, confidence: float) -> None:
+        self._places[index] = self._file.seek(0, 2)
+        self._file.write(np.rint(opacity_HW * 255).astype(np.uint8).tobytes())
+        self.confidence[index] = confidence
+
+    def get(self, index: int) -> Plane:
+        height, width = self.size
+        self._file.seek(self._places[index])
+        data = np.frombuffer(self._file.read(height * width), np.uint8)
+        return data.reshape(height, width).astype(np.float32) / np.float32(255)
+
+    def close(self) -> None:
+        self._file.close()
