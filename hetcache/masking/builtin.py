@@ -3,9 +3,9 @@ each frame refined by the colours that the thing and its surroundings had."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -33,15 +33,15 @@ class FlowEngine:
         return num_frames - len(keys) + keys[-1] - keys[0] + 1 - len(keys)
 
     def track(self, frames: FrameStore, prompts: Prompts, tick: Tick) -> Iterator[Found]:
-        with one_thread(), ExitStack() as stack:
-            yield from _Run(frames, prompts, tick, stack).found()
+        with one_thread(), tempfile.TemporaryFile() as file:
+            yield from _Run(frames, prompts, tick, file).found()
 
 
 class _Run:
     """One clip. `masks` are the keyframes'; a way from one frame to another is gone once and kept."""
 
-    def __init__(self, frames: FrameStore, prompts: Prompts, tick: Tick, stack: ExitStack) -> None:
-        self.frames, self.prompts, self.tick, self.stack = frames, prompts, tick, stack
+    def __init__(self, frames: FrameStore, prompts: Prompts, tick: Tick, file: IO[bytes]) -> None:
+        self.frames, self.prompts, self.tick, self.file = frames, prompts, tick, file
         self.masks: dict[int, Mask] = {}
         self.ways: dict[tuple[int, int], Spool] = {}
 
@@ -82,7 +82,7 @@ class _Run:
         known = self.ways.get((start, stop))
         if known is not None:
             return known
-        spool = self.stack.enter_context(closing(Spool(self.frames.size)))
+        spool = Spool(self.frames.size, self.file)
         step = 1 if stop > start else -1
         carrier = Carrier(self.frames[start], self.masks[start])
         for index in range(start + step, stop, step):

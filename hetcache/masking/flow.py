@@ -45,17 +45,18 @@ def one_thread() -> Generator[None, None, None]:
 def flow_between(old: Frame, new: Frame) -> Flow:
     """The motion from RGB frame `old` to `new` of the same size."""
     a, b = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (old, new))
-    grid = _grid(a.shape[0], a.shape[1])
+    here = grid(a.shape[0], a.shape[1])
     if min(a.shape) < LEAST_SIDE:
-        return Flow(grid, np.zeros(a.shape, np.float32))
+        return Flow(here, np.zeros(a.shape, np.float32))
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     backward, forward = dis.calc(b, a, None), dis.calc(a, b, None)
-    there = grid + backward
+    there = here + backward
     again = cv2.remap(forward, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     doubt = np.linalg.norm(backward + again, axis=2)
     return Flow(there, np.asarray(doubt, np.float32))
 
 
 @lru_cache(maxsize=2)
-def _grid(height: int, width: int) -> Plane:
+def grid(height: int, width: int) -> Plane:
+    """[H, W, 2] float32: the (x, y) of each pixel."""
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)

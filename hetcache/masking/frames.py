@@ -26,11 +26,10 @@ WORK_PIXELS = 854 * 480
 class FrameStore:
     """Frames [H, W, 3] uint8 RGB by index: an array, or a temporary file of raw pictures."""
 
-    def __init__(self, size: tuple[int, int], frames_THWC: NDArray[np.uint8] | None = None) -> None:
+    def __init__(self, size: tuple[int, int], frames: NDArray[np.uint8] | IO[bytes]) -> None:
         self.size = size
-        self._array = frames_THWC
-        self._file: IO[bytes] | None = None if frames_THWC is not None else tempfile.TemporaryFile()
-        self._length = 0 if frames_THWC is None else len(frames_THWC)
+        self._frames = frames
+        self._length = len(frames) if isinstance(frames, np.ndarray) else 0
 
     def __len__(self) -> int:
         return self._length
@@ -38,23 +37,19 @@ class FrameStore:
     def __getitem__(self, index: int) -> Frame:
         if not 0 <= index < self._length:
             raise IndexError(index)
-        if self._array is not None:
-            return self._array[index]
-        assert self._file is not None
+        if isinstance(self._frames, np.ndarray):
+            return self._frames[index]
         height, width = self.size
-        self._file.seek(index * height * width * 3)
-        data = self._file.read(height * width * 3)
+        self._frames.seek(index * height * width * 3)
+        data = self._frames.read(height * width * 3)
         return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
     def append(self, frame: Frame) -> None:
-        assert self._file is not None
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(frame).data)
+        """To a file alone."""
+        assert not isinstance(self._frames, np.ndarray)
+        self._frames.seek(0, 2)
+        self._frames.write(np.ascontiguousarray(frame).data)
         self._length += 1
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def work_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -76,13 +71,11 @@ def frame_store(
     if frames_THWC is not None and frames_THWC.shape[1:3] == size:
         yield FrameStore(size, frames_THWC)
         return
-    store = FrameStore(size)
-    try:
-        with closing(iter_frames(info) if info is not None else _each(frames_THWC)) as frames:
-            _fill(store, frames, each)
+    source = iter_frames(info) if info is not None else _each(frames_THWC)
+    with tempfile.TemporaryFile() as file, closing(source) as frames:
+        store = FrameStore(size, file)
+        _fill(store, frames, each)
         yield store
-    finally:
-        store.close()
 
 
 def _fill(store: FrameStore, frames: Iterable[Frame], each: Callable[[], None]) -> None:

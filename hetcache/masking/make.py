@@ -13,7 +13,7 @@ from hetcache.masking.builtin import FlowEngine
 from hetcache.masking.frames import Clip, frame_store, work_size
 from hetcache.masking.marks import drawn
 from hetcache.masking.prompts import Mark, Prompts
-from hetcache.masking.track import Cancelled, Engine, Found, Mask, MaskTrack
+from hetcache.masking.track import CancelledError, Engine, Found, Mask, MaskTrack
 from hetcache.media.probe import VideoInfo, probe
 
 Progress = Callable[[int, int, str], None]
@@ -31,8 +31,8 @@ def make_mask(
     """The mask of every frame of `clip`: the path (or probe) of a video, an image or a folder of frames, or RGB uint8
     [T, H, W, 3]. `prompts` are in pixels of the upright picture. `engine` None is the built-in one.
 
-    Same clip, marks and engine: the same mask. `cancelled` is asked after each unit of work; Cancelled is raised when
-    it says yes. Raises UserError for marks that do not fit the clip and for a clip that cannot be read.
+    Same clip, marks and engine: the same mask. `cancelled` is asked after each unit of work, and CancelledError raised
+    when it says yes. Raises UserError for marks that do not fit the clip and for a clip that cannot be read.
     """
     marked = prompts if isinstance(prompts, Prompts) else Prompts(tuple(prompts))
     engine = engine or FlowEngine()
@@ -82,4 +82,4 @@ def _array_size(frames_THWC: NDArray[np.uint8] | None) -> tuple[int, int]:
 
 def _stop_if(asked: bool) -> None:
     if asked:
-        raise Cancelled
+        raise CancelledError

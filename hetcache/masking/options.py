@@ -30,7 +30,7 @@ Mark the thing on a frame: a box around it, points on it, an outline, or a paint
 other frames, forwards and backwards. Look at the picture that is left beside it, and mark again on a frame where it is
 wrong: more points correct it there, and all marked frames are kept to. Then: inference.py --video CLIP --mask MASK."""
 
-EPILOG = """pixels count from 0,0 at the top left of the upright picture, frames from 0; without @FRAME a mark is on frame 0
+EPILOG = """pixels count from 0,0 at the top left of the upright picture, frames from 0, where a mark without @FRAME is
 
 examples:
   hetcache-mask clip.mp4 --box 120,80,300,260 --output mask.mp4
@@ -91,7 +91,7 @@ class EngineOptions:
     )
     sam2: str | None = setting(
         None,
-        "SAM 2's weights: a folder, or the name of a model that is on this machine already",
+        "SAM 2's weights: a folder, or a model of the hub, as facebook/sam2.1-hiera-tiny",
         metavar="FOLDER_OR_ID",
         shown="",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from typing import IO
 
 import numpy as np
 
@@ -10,13 +10,13 @@ from hetcache.masking.track import Plane
 
 
 class Spool:
-    """Planes [H, W] in 0..1 by index, kept as bytes in a temporary file, and a confidence for each."""
+    """Planes [H, W] in 0..1 by index, each with a confidence; kept as bytes in `file`, where others write too."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], file: IO[bytes]) -> None:
         self.size = size
         self.confidence: dict[int, float] = {}
         self._places: dict[int, int] = {}
-        self._file = tempfile.TemporaryFile()
+        self._file = file
 
     def put(self, index: int, opacity_HW: Plane, confidence: float) -> None:
         self._places[index] = self._file.seek(0, 2)
@@ -28,6 +28,3 @@ class Spool:
         self._file.seek(self._places[index])
         data = np.frombuffer(self._file.read(height * width), np.uint8)
         return data.reshape(height, width).astype(np.float32) / np.float32(255)
-
-    def close(self) -> None:
-        self._file.close()

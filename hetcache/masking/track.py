@@ -16,13 +16,13 @@ from hetcache.masking.prompts import Prompts
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
 Tick = Callable[[str], None]
-"""Called by an engine after each unit of work with what it does, in a word; raises `Cancelled` when it is to stop."""
+"""Called by an engine after each unit of work with what it does, in a word; raises CancelledError to stop it."""
 
 WEAK = 0.5
 """A frame whose confidence is below this is named to the person."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """The person asked to stop."""
 
 
