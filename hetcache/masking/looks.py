@@ -24,6 +24,8 @@ LEAST_PLACE_PX = 8
 LIGHT_STEP, COLOUR_STEP = 10.0, 8.0
 """The sides of a cell of colours, in L and in a and b of CIE Lab."""
 
+MOST_PALETTE_ODDS = 2.0
+
 PLACE_BLUR, COLOUR_BLUR = 1.0, 0.7
 """In cells."""
 
@@ -82,6 +84,38 @@ class Looks:
             thing += weight * flat[0][there]
             rest += weight * flat[1][there]
         return thing, rest
+
+
+@dataclass(frozen=True)
+class Palette:
+    """How much more the thing has of each colour than the rest of a whole picture: log odds by cell of colours."""
+
+    odds: Plane
+
+    @classmethod
+    def of(cls, lab_HW3: Plane, opacity_HW: Plane) -> Palette:
+        flat = np.ravel_multi_index(_colour_cells(lab_HW3.reshape(-1, 3)), _COLOUR_CELLS)
+        number = int(np.prod(_COLOUR_CELLS))
+        shares = []
+        for weights in (opacity_HW, 1 - opacity_HW):
+            counts = np.bincount(flat, weights.ravel(), number).reshape(_COLOUR_CELLS)
+            shares.append(gaussian_filter(counts, 1.0) / max(float(counts.sum()), 1.0))
+        odds = np.log((shares[0] + 1e-4) / (shares[1] + 1e-4))
+        return cls(odds.clip(-MOST_PALETTE_ODDS, MOST_PALETTE_ODDS).astype(np.float32))
+
+    def look_up(self, lab_HW3: Plane, where: Mask) -> Plane:
+        """The log odds of each pixel of `where` [N]."""
+        return np.asarray(self.odds[_colour_cells(lab_HW3[where])])
+
+
+_LOWEST_COLOUR = np.array([0.0, -110.0, -110.0], np.float32)
+_COLOUR_STEPS = np.array([LIGHT_STEP, COLOUR_STEP, COLOUR_STEP], np.float32)
+_COLOUR_CELLS = (11, 29, 29)
+
+
+def _colour_cells(lab_N3: Plane) -> tuple[NDArray[np.int64], ...]:
+    cells = np.rint((lab_N3 - _LOWEST_COLOUR) / _COLOUR_STEPS).astype(np.int64)
+    return tuple(cells.clip(0, np.array(_COLOUR_CELLS) - 1).T)
 
 
 def place_px(size: tuple[int, int]) -> float:

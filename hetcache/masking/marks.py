@@ -91,11 +91,13 @@ def _cut_out(mask: Mask, marks: Sequence[Mark]) -> Mask:
 
 
 def filled(polygon: Polygon, size: tuple[int, ...]) -> Mask:
-    """[H, W] bool: the pixels whose centres an outline encloses, to a sixteenth of a pixel."""
-    canvas = np.zeros(size, np.uint8)
-    corners = np.array(polygon.corners, np.float64) - 0.5
-    cv2.fillPoly(canvas, [np.rint(corners * 16).astype(np.int32)], 1, shift=4)
-    return np.asarray(canvas > 0)
+    """[H, W] bool: the pixels whose centres an outline encloses (where it crosses itself: an odd number of times)."""
+    y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1])[None, :] + 0.5
+    inside = np.zeros(size[:2], np.bool_)
+    for (x0, y0), (x1, y1) in zip(polygon.corners, (*polygon.corners[1:], polygon.corners[0]), strict=True):
+        if y0 != y1:
+            inside ^= ((y0 > y) != (y1 > y)) & (x < x0 + (x1 - x0) * (y - y0) / (y1 - y0))
+    return inside
 
 
 def _from_box(frame: Frame, boxes: Sequence[Box], points: Sequence[Point]) -> Mask:

@@ -8,22 +8,40 @@ from numpy.typing import NDArray
 
 from hetcache.masking.flow import Flow, flow_between, grid
 from hetcache.masking.guided import guided_filter
-from hetcache.masking.looks import Looks, lab, place_px
+from hetcache.masking.looks import Looks, Palette, lab, place_px
 from hetcache.masking.track import Mask, Plane
 
 Frame = NDArray[np.uint8]
 Box = tuple[slice, slice]
 
-REACH_SHARE = 0.15
-"""So far from where it was carried to, as a share of the square root of its area, the thing may have grown."""
+PIXELS_OF = 240
+"""Lengths below in pixels are those of a picture of so many rows (or columns, if it is upright), and grow with it."""
 
-LEAST_REACH_PX = 12
+REACH_SHARE, REACH_PX = 0.15, 12.0
+"""How far from where it was carried to the thing may have grown: a share of the square root of its area, at least."""
+
+DOUBT_PX, CHANGE = 1.0, 12.0
+"""Where motion there and back disagrees by so much, or the colour (CIE Lab) changes, flow is trusted by 1/e."""
+
+PRIOR_TRUSTED, PRIOR_DOUBTED = 2.0, 0.5
+"""Weights of what flow carries, where it is trusted and where not."""
+
+STRANGE = 1.0
+"""Log odds against the thing where flow is not to be trusted: what was hidden before is mostly background."""
+
 KEY_WEIGHT = 0.5
-"""How much the keyframe's colours count beside the last frame's."""
+"""How much the keyframe's colours nearby count beside the last frame's."""
 
-FAINT = 0.1
+PALETTE_WEIGHT = 0.7
+"""How much the colours of the whole keyframe count."""
+
 MOST_LOG_ODDS = 3.0
+FAINT = 0.1
+FEW = 4e-4
+"""Of a cell's pixels: how little seen of a colour says nothing."""
+
 SHARPNESS = 3.0
+GUIDE_PX, PRIOR_BLUR_PX = 4.0, 1.0
 
 
 class Carrier:
@@ -34,7 +52,9 @@ class Carrier:
         self.opacity_HW: Plane = mask.astype(np.float32)
         self.key_lab_HW3, self.key_opacity_HW = self.lab_HW3, self.opacity_HW
         self.to_key_HW2 = grid(*mask.shape)
+        self.palette = Palette.of(self.lab_HW3, self.opacity_HW)
         self.place_px = place_px((mask.shape[0], mask.shape[1]))
+        self.scale = min(mask.shape) / PIXELS_OF
 
     def next(self, frame: Frame) -> tuple[Plane, float]:
         flow = flow_between(self.frame, frame)
@@ -48,41 +68,50 @@ class Carrier:
         return opacity, confidence
 
     def _refined(self, frame: Frame, lab_HW3: Plane, carried: Plane, flow: Flow) -> tuple[Plane, float]:
-        near, box = _surroundings(carried)
-        colours = self._log_odds(lab_HW3[box], near[box], flow.to_HW2[box], carried[box], self.to_key_HW2[box])
-        prior = cv2.GaussianBlur(carried[box], (0, 0), 1.0).clip(0.02, 0.98)
-        odds = np.log(prior / (1 - prior)) + colours
+        near, box = self._surroundings(carried)
+        last = cv2.remap(self.lab_HW3, flow.to_HW2[box], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        trust = self._trust(lab_HW3[box], last, flow.doubt_HW[box])
+        prior = cv2.GaussianBlur(carried[box], (0, 0), max(PRIOR_BLUR_PX * self.scale, 0.5)).clip(0.02, 0.98)
+        odds = (PRIOR_DOUBTED + (PRIOR_TRUSTED - PRIOR_DOUBTED) * trust) * np.log(prior / (1 - prior))
+        odds += self._colours(lab_HW3[box], near[box], last, carried[box], self.to_key_HW2[box])
+        odds -= STRANGE * (1 - trust)
         odds[~near[box]] = -4
-        odds = guided_filter(frame[box].astype(np.float32) / 255, odds.astype(np.float32))
-        inside = 1 / (1 + np.exp(-SHARPNESS * odds))
+        radius = max(2, round(GUIDE_PX * self.scale))
+        odds = guided_filter(frame[box].astype(np.float32) / 255, odds.astype(np.float32), radius)
+        inside = 1 / (1 + np.exp((-SHARPNESS * odds).clip(-30, 30)))
         opacity = np.zeros_like(carried)
         opacity[box] = _without_islands(inside.astype(np.float32), carried[box])
         return opacity, _confidence(opacity, carried, flow)
 
-    def _log_odds(self, lab_HW3: Plane, near: Mask, to_HW2: Plane, carried: Plane, to_key_HW2: Plane) -> Plane:
-        """For the thing and against it, by colour and place, from the last frame and from the keyframe; 0 elsewhere."""
-        last = cv2.remap(self.lab_HW3, to_HW2, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        thing, rest = Looks.of(last, carried, None, self.place_px).masses(lab_HW3, near)
+    def _trust(self, lab_HW3: Plane, last_HW3: Plane, doubt_HW: Plane) -> Plane:
+        """[H, W] in 0..1: whether what flow carries to a pixel belongs there."""
+        change = np.linalg.norm(lab_HW3 - last_HW3, axis=2)
+        trust = np.exp(-((doubt_HW / (DOUBT_PX * self.scale)) ** 2) - (change / CHANGE) ** 2)
+        return np.asarray(cv2.GaussianBlur(trust, (0, 0), max(self.scale, 0.5)), np.float32)
+
+    def _colours(self, lab_HW3: Plane, near: Mask, last_HW3: Plane, carried: Plane, to_key_HW2: Plane) -> Plane:
+        """Log odds for the thing by colour and place, from the last frame and from the keyframe; 0 off `near`."""
+        thing, rest = Looks.of(last_HW3, carried, None, self.place_px).masses(lab_HW3, near)
         key = cv2.remap(self.key_lab_HW3, to_key_HW2, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         key_opacity = cv2.remap(self.key_opacity_HW, to_key_HW2, None, cv2.INTER_LINEAR)
         known = (to_key_HW2[..., 0] >= 0).astype(np.float32)
         key_thing, key_rest = Looks.of(key, key_opacity, known, self.place_px).masses(lab_HW3, near)
         thing, rest = thing + KEY_WEIGHT * key_thing, rest + KEY_WEIGHT * key_rest
+        few = FEW * self.place_px**2
+        found = np.log((thing + few) / (rest + few)) + PALETTE_WEIGHT * self.palette.look_up(lab_HW3, near)
         odds = np.zeros(near.shape, np.float32)
-        few = self.place_px**2 * 4e-4
-        odds[near] = np.log((thing + few) / (rest + few)).clip(-MOST_LOG_ODDS, MOST_LOG_ODDS)
+        odds[near] = found.clip(-MOST_LOG_ODDS, MOST_LOG_ODDS)
         return odds
 
-
-def _surroundings(carried: Plane) -> tuple[Mask, Box]:
-    """(where the thing may be, a box around it that shows its surroundings too)."""
-    there = carried > FAINT
-    reach = int(max(LEAST_REACH_PX, REACH_SHARE * float((carried > 0.5).sum()) ** 0.5))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    near = cv2.dilate(there.astype(np.uint8), disc) > 0
-    rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
-    top, left = max(rows[0] - 2 * reach, 0), max(columns[0] - 2 * reach, 0)
-    return np.asarray(near), np.s_[top : rows[-1] + 1 + 2 * reach, left : columns[-1] + 1 + 2 * reach]
+    def _surroundings(self, carried: Plane) -> tuple[Mask, Box]:
+        """(where the thing may be, a box around it that shows its surroundings too)."""
+        there = carried > FAINT
+        reach = int(max(REACH_PX * self.scale, REACH_SHARE * float((carried > 0.5).sum()) ** 0.5, 2))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+        near = cv2.dilate(there.astype(np.uint8), disc) > 0
+        rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+        top, left = max(rows[0] - 2 * reach, 0), max(columns[0] - 2 * reach, 0)
+        return np.asarray(near), np.s_[top : rows[-1] + 1 + 2 * reach, left : columns[-1] + 1 + 2 * reach]
 
 
 def _without_islands(opacity: Plane, carried: Plane) -> Plane:

@@ -119,7 +119,7 @@ class Sam2Engine:
         config = self.model.config
         reach = max(config.num_maskmem, config.max_object_pointers_in_encoder)
         outputs = session.output_dict_per_obj[0]["non_cond_frame_outputs"]
-        for old in [known for known in outputs if abs(known - index) > reach]:
+        for old in [known for known in outputs if abs(known - index) >= reach]:
             del outputs[old]
 
 
