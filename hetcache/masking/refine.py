@@ -26,19 +26,22 @@ DOUBT_PX, CHANGE = 1.0, 12.0
 PRIOR_TRUSTED, PRIOR_DOUBTED = 2.0, 0.5
 """Weights of what flow carries, where it is trusted and where not."""
 
-STRANGE = 1.0
+STRANGE = 1.5
 """Log odds against the thing where flow is not to be trusted: what was hidden before is mostly background."""
 
 KEY_WEIGHT = 0.5
 """How much the keyframe's colours nearby count beside the last frame's."""
 
-PALETTE_WEIGHT = 0.7
+PALETTE_WEIGHT = 1.0
 """How much the colours of the whole keyframe count."""
 
 MOST_LOG_ODDS = 3.0
 FAINT = 0.1
 FEW = 4e-4
 """Of a cell's pixels: how little seen of a colour says nothing."""
+
+HIDDEN_KEPT, RIM_PX = 0.9, 3.0
+"""Of what is hidden, so much is still expected a frame later, unless it is narrower than this on each side."""
 
 SHARPNESS = 3.0
 GUIDE_PX, PRIOR_BLUR_PX = 4.0, 1.0
@@ -55,6 +58,8 @@ class Carrier:
         self.palette = Palette.of(self.lab_HW3, self.opacity_HW)
         self.place_px = place_px((mask.shape[0], mask.shape[1]))
         self.scale = min(mask.shape) / PIXELS_OF
+        # What something in front of the thing hides: it moves on with the rest, until it shows again or is forgotten.
+        self.hidden_HW: Plane = np.zeros_like(self.opacity_HW)
 
     def next(self, frame: Frame) -> tuple[Plane, float]:
         flow = flow_between(self.frame, frame)
@@ -63,16 +68,20 @@ class Carrier:
         self.to_key_HW2 = cv2.remap(self.to_key_HW2, flow.to_HW2, None, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4))
         opacity, confidence = np.zeros_like(carried), 1.0
         if (carried > FAINT).any():
-            opacity, confidence = self._refined(frame, lab_HW3, carried, flow)
+            hidden = self._hidden(carried, flow)
+            opacity, confidence = self._refined(frame, lab_HW3, carried, hidden, flow)
+            self.hidden_HW = np.where(opacity >= 0.5, 0, hidden * HIDDEN_KEPT).astype(np.float32)
         self.frame, self.lab_HW3, self.opacity_HW = frame, lab_HW3, opacity
         return opacity, confidence
 
-    def _refined(self, frame: Frame, lab_HW3: Plane, carried: Plane, flow: Flow) -> tuple[Plane, float]:
-        near, box = self._surroundings(carried)
+    def _refined(self, frame: Frame, lab_HW3: Plane, carried: Plane, hidden: Plane, flow: Flow) -> tuple[Plane, float]:
+        near, box = self._surroundings(carried, hidden)
         last = cv2.remap(self.lab_HW3, flow.to_HW2[box], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         trust = self._trust(lab_HW3[box], last, flow.doubt_HW[box])
         prior = cv2.GaussianBlur(carried[box], (0, 0), max(PRIOR_BLUR_PX * self.scale, 0.5)).clip(0.02, 0.98)
         odds = (PRIOR_DOUBTED + (PRIOR_TRUSTED - PRIOR_DOUBTED) * trust) * np.log(prior / (1 - prior))
+        # Where the hidden part may show again, only colours speak.
+        odds *= 1 - hidden[box]
         odds += self._colours(lab_HW3[box], near[box], last, carried[box], self.to_key_HW2[box])
         odds -= STRANGE * (1 - trust)
         odds[~near[box]] = -4
@@ -80,8 +89,21 @@ class Carrier:
         odds = guided_filter(frame[box].astype(np.float32) / 255, odds.astype(np.float32), radius)
         inside = 1 / (1 + np.exp((-SHARPNESS * odds).clip(-30, 30)))
         opacity = np.zeros_like(carried)
-        opacity[box] = _without_islands(inside.astype(np.float32), carried[box])
+        opacity[box] = _without_islands(inside.astype(np.float32), np.maximum(carried, hidden)[box])
         return opacity, _confidence(opacity, carried, flow)
+
+    def _hidden(self, carried: Plane, flow: Flow) -> Plane:
+        """Where the thing would be too if it moved as the middle of what shows, and is not carried to: behind
+        something, or hidden before. Rims, which a change of shape leaves, do not count."""
+        shown = carried >= 0.5
+        if not shown.any():
+            return np.zeros_like(carried)
+        x, y = np.median((grid(*carried.shape) - flow.to_HW2)[shown], axis=0)
+        shift = np.array([[1, 0, x], [0, 1, y]], np.float64)
+        whole = np.maximum(self.opacity_HW, self.hidden_HW)
+        moved = cv2.warpAffine(whole, shift, carried.shape[::-1], flags=cv2.INTER_LINEAR)
+        side = 2 * max(1, round(RIM_PX * self.scale)) + 1
+        return np.asarray(cv2.morphologyEx(np.where(shown, 0, moved), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)))
 
     def _trust(self, lab_HW3: Plane, last_HW3: Plane, doubt_HW: Plane) -> Plane:
         """[H, W] in 0..1: whether what flow carries to a pixel belongs there."""
@@ -103,9 +125,9 @@ class Carrier:
         odds[near] = found.clip(-MOST_LOG_ODDS, MOST_LOG_ODDS)
         return odds
 
-    def _surroundings(self, carried: Plane) -> tuple[Mask, Box]:
+    def _surroundings(self, carried: Plane, hidden: Plane) -> tuple[Mask, Box]:
         """(where the thing may be, a box around it that shows its surroundings too)."""
-        there = carried > FAINT
+        there = np.maximum(carried, hidden) > FAINT
         reach = int(max(REACH_PX * self.scale, REACH_SHARE * float((carried > 0.5).sum()) ** 0.5, 2))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
         near = cv2.dilate(there.astype(np.uint8), disc) > 0
