@@ -12,7 +12,7 @@ import numpy as np
 
 from hetcache.masking.flow import one_thread
 from hetcache.masking.frames import FrameStore
-from hetcache.masking.marks import mark_frame, stand_alone
+from hetcache.masking.marks import mark_frame, says_where, stand_alone
 from hetcache.masking.prompts import Prompts
 from hetcache.masking.refine import Carrier
 from hetcache.masking.spool import Spool
@@ -67,7 +67,7 @@ class _Run:
             else:
                 later.append(key)
         if not self.masks:
-            first = next(key for key in later if any(mark.positive for mark in self.prompts.at(key)))
+            first = next(key for key in later if any(says_where(mark) for mark in self.prompts.at(key)))
             self.masks[first] = mark_frame(self.frames[first], self.prompts.at(first))
             later.remove(first)
         for key in later:

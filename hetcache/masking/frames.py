@@ -38,7 +38,7 @@ class FrameStore:
         if not 0 <= index < self._length:
             raise IndexError(index)
         if isinstance(self._frames, np.ndarray):
-            return self._frames[index]
+            return np.asarray(self._frames[index])
         height, width = self.size
         self._frames.seek(index * height * width * 3)
         data = self._frames.read(height * width * 3)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from hetcache.masking.track import Plane
 
@@ -16,7 +19,7 @@ def guided_filter(guide_HW3: Plane, values_HW: Plane, radius_px: int = RADIUS_PX
     become a linear function of the guide's colours. Edges fainter than `softness` (a variance) count for little."""
     side = (2 * radius_px + 1, 2 * radius_px + 1)
 
-    def mean(plane: Plane) -> Plane:
+    def mean(plane: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(cv2.blur(plane, side, borderType=cv2.BORDER_REFLECT))
 
     guide, guide_mean, value_mean = guide_HW3.astype(np.float64), mean(guide_HW3.astype(np.float64)), mean(values_HW)

@@ -35,6 +35,11 @@ def stand_alone(marks: Sequence[Mark]) -> bool:
     return any(isinstance(mark, (Box, Painted)) or (isinstance(mark, Polygon) and mark.positive) for mark in marks)
 
 
+def says_where(mark: Mark) -> bool:
+    """Whether a mark says where the thing is; the others say where it is not."""
+    return isinstance(mark, (Box, Painted)) or mark.positive
+
+
 def mark_frame(frame: Frame, marks: Sequence[Mark], known: Mask | None = None) -> Mask:
     """The mask of an RGB frame [H, W, 3] by its marks. `known` is what other keyframes say of this frame: marks that
     only correct (points, outlines to cut out) change it near them; without it they stand for themselves."""

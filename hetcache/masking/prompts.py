@@ -188,7 +188,8 @@ def read_box(text: str) -> Box:
     numbers, frame = _read(text, "X0,Y0,X1,Y1[@FRAME]", "120,80,300,260@0")
     if len(numbers) != 4:
         raise ValueError(f"{text!r} is not X0,Y0,X1,Y1[@FRAME] in pixels, as 120,80,300,260@0")
-    return Box(*numbers, frame=frame)
+    x0, y0, x1, y1 = numbers
+    return Box(x0, y0, x1, y1, frame)
 
 
 def read_point(text: str) -> Point:
@@ -196,7 +197,7 @@ def read_point(text: str) -> Point:
     numbers, frame = _read(text, "X,Y[@FRAME]", "210,150@0")
     if len(numbers) != 2:
         raise ValueError(f"{text!r} is not X,Y[@FRAME] in pixels, as 210,150@0")
-    return Point(*numbers, frame=frame)
+    return Point(numbers[0], numbers[1], frame=frame)
 
 
 def read_not_point(text: str) -> Point:

@@ -43,6 +43,9 @@ FEW = 4e-4
 HIDDEN_KEPT, RIM_PX = 0.9, 3.0
 """Of what is hidden, so much is still expected a frame later, unless it is narrower than this on each side."""
 
+KNOWN_BEFORE, KNOWN_FROM_KEY = 0.2, 0.3
+"""The least share of a part by itself that was there in the last frame, and that comes from the keyframe's mask."""
+
 SHARPNESS = 3.0
 GUIDE_PX, PRIOR_BLUR_PX = 4.0, 1.0
 
@@ -60,16 +63,19 @@ class Carrier:
         self.scale = min(mask.shape) / PIXELS_OF
         # What something in front of the thing hides: it moves on with the rest, until it shows again or is forgotten.
         self.hidden_HW: Plane = np.zeros_like(self.opacity_HW)
+        self.again_HW: Plane = np.zeros_like(self.opacity_HW)
 
     def next(self, frame: Frame) -> tuple[Plane, float]:
         flow = flow_between(self.frame, frame)
         lab_HW3 = lab(frame)
         carried = flow.carry(self.opacity_HW)
+        self.again_HW = flow.carry(self.again_HW)
         self.to_key_HW2 = cv2.remap(self.to_key_HW2, flow.to_HW2, None, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4))
         opacity, confidence = np.zeros_like(carried), 1.0
         if (carried > FAINT).any():
             hidden = self._hidden(carried, flow)
             opacity, confidence = self._refined(frame, lab_HW3, carried, hidden, flow)
+            self.again_HW[(opacity >= 0.5) & (hidden > FAINT)] = 1
             self.hidden_HW = np.where(opacity >= 0.5, 0, hidden * HIDDEN_KEPT).astype(np.float32)
         self.frame, self.lab_HW3, self.opacity_HW = frame, lab_HW3, opacity
         return opacity, confidence
@@ -82,14 +88,18 @@ class Carrier:
         odds = (PRIOR_DOUBTED + (PRIOR_TRUSTED - PRIOR_DOUBTED) * trust) * np.log(prior / (1 - prior))
         # Where the hidden part may show again, only colours speak.
         odds *= 1 - hidden[box]
-        odds += self._colours(lab_HW3[box], near[box], last, carried[box], self.to_key_HW2[box])
+        to_key = self.to_key_HW2[box]
+        from_key = cv2.remap(self.key_opacity_HW, to_key, None, cv2.INTER_LINEAR)
+        odds += self._colours(lab_HW3[box], near[box], last, carried[box], to_key, from_key)
         odds -= STRANGE * (1 - trust)
         odds[~near[box]] = -4
         radius = max(2, round(GUIDE_PX * self.scale))
-        odds = guided_filter(frame[box].astype(np.float32) / 255, odds.astype(np.float32), radius)
-        inside = 1 / (1 + np.exp((-SHARPNESS * odds).clip(-30, 30)))
+        odds = guided_filter(frame[box].astype(np.float32) / 255, odds, radius)
+        inside = (1 / (1 + np.exp((-SHARPNESS * odds).clip(-30, 30)))).astype(np.float32)
         opacity = np.zeros_like(carried)
-        opacity[box] = _without_islands(inside.astype(np.float32), np.maximum(carried, hidden)[box])
+        opacity[box] = _without_islands(
+            inside, np.maximum(carried, hidden)[box], np.maximum.reduce([from_key, hidden[box], self.again_HW[box]])
+        )
         return opacity, _confidence(opacity, carried, flow)
 
     def _hidden(self, carried: Plane, flow: Flow) -> Plane:
@@ -111,13 +121,14 @@ class Carrier:
         trust = np.exp(-((doubt_HW / (DOUBT_PX * self.scale)) ** 2) - (change / CHANGE) ** 2)
         return np.asarray(cv2.GaussianBlur(trust, (0, 0), max(self.scale, 0.5)), np.float32)
 
-    def _colours(self, lab_HW3: Plane, near: Mask, last_HW3: Plane, carried: Plane, to_key_HW2: Plane) -> Plane:
+    def _colours(
+        self, lab_HW3: Plane, near: Mask, last_HW3: Plane, carried: Plane, to_key_HW2: Plane, from_key: Plane
+    ) -> Plane:
         """Log odds for the thing by colour and place, from the last frame and from the keyframe; 0 off `near`."""
         thing, rest = Looks.of(last_HW3, carried, None, self.place_px).masses(lab_HW3, near)
         key = cv2.remap(self.key_lab_HW3, to_key_HW2, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        key_opacity = cv2.remap(self.key_opacity_HW, to_key_HW2, None, cv2.INTER_LINEAR)
         known = (to_key_HW2[..., 0] >= 0).astype(np.float32)
-        key_thing, key_rest = Looks.of(key, key_opacity, known, self.place_px).masses(lab_HW3, near)
+        key_thing, key_rest = Looks.of(key, from_key, known, self.place_px).masses(lab_HW3, near)
         thing, rest = thing + KEY_WEIGHT * key_thing, rest + KEY_WEIGHT * key_rest
         few = FEW * self.place_px**2
         found = np.log((thing + few) / (rest + few)) + PALETTE_WEIGHT * self.palette.look_up(lab_HW3, near)
@@ -136,11 +147,18 @@ class Carrier:
         return np.asarray(near), np.s_[top : rows[-1] + 1 + 2 * reach, left : columns[-1] + 1 + 2 * reach]
 
 
-def _without_islands(opacity: Plane, carried: Plane) -> Plane:
-    """Parts that were hardly there before are taken away."""
+def _without_islands(opacity: Plane, expected: Plane, from_key: Plane) -> Plane:
+    """Without the parts that were hardly there before, and, beside the largest, without those that hardly come from
+    the keyframe's mask: surroundings of like colours that the thing has left behind."""
     number, parts = cv2.connectedComponents((opacity >= 0.5).astype(np.uint8))
-    before = np.bincount(parts[carried > 0.5], minlength=number)
-    strange = before < 0.2 * np.bincount(parts.ravel(), minlength=number)
+    sizes = np.bincount(parts.ravel(), minlength=number)
+    before = np.bincount(parts[expected > 0.5], minlength=number)
+    origin = np.bincount(parts[from_key > 0.5], minlength=number)
+    strange = before < KNOWN_BEFORE * sizes
+    main = 1 + int(np.argmax(sizes[1:] + origin[1:])) if number > 1 else 0
+    left_behind = origin < KNOWN_FROM_KEY * sizes
+    left_behind[main] = False
+    strange |= left_behind
     strange[0] = False
     return np.where(strange[parts], np.float32(0), opacity)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,27 +39,33 @@ class Sam2Engine:
         if weights is None:
             raise UserError(f"--engine sam2 has no weights of its own: {GET_WEIGHTS}")
         where = _device(device)
-        library = importlib.import_module("transformers")
-        if not (hasattr(library, "Sam2VideoModel") and hasattr(library, "Sam2VideoProcessor")):
-            raise UserError(f"--engine sam2: transformers {library.__version__} has no SAM 2; install a newer one")
+        try:
+            from transformers import Sam2VideoModel, Sam2VideoProcessor
+        except ImportError as error:
+            raise UserError(f"--engine sam2: this transformers has no SAM 2 ({error}); install a newer one") from error
         if Path(weights).is_dir() and not (Path(weights) / "config.json").is_file():
             raise UserError(f"--sam2 {weights}: holds no config.json; {GET_WEIGHTS}")
         try:
-            model = library.Sam2VideoModel.from_pretrained(weights).to(where).eval()
-            processor = library.Sam2VideoProcessor.from_pretrained(weights)
+            model, loaded = Sam2VideoModel.from_pretrained(weights, output_loading_info=True)
+            processor = Sam2VideoProcessor.from_pretrained(weights)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(f"--sam2 {weights}: cannot be loaded ({cause[:160]}); {GET_WEIGHTS}") from error
-        return cls(model, processor, weights, where)
+        if loaded["missing_keys"]:
+            # The library would go on with random numbers in their place.
+            missing = len(loaded["missing_keys"])
+            raise UserError(f"--sam2 {weights}: lacks {missing} of SAM 2's weights for videos; {GET_WEIGHTS}")
+        return cls(model.to(where).eval(), processor, weights, where)
 
     def facts(self) -> dict[str, Any]:
-        library = importlib.import_module("transformers")
+        import transformers
+
         return {
             "name": self.name,
             "weights": self.weights,
             "device": self.device,
             "torch": torch.__version__,
-            "transformers": library.__version__,
+            "transformers": transformers.__version__,
         }
 
     def work(self, num_frames: int, prompts: Prompts) -> int:

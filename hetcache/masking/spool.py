@@ -27,4 +27,4 @@ class Spool:
         height, width = self.size
         self._file.seek(self._places[index])
         data = np.frombuffer(self._file.read(height * width), np.uint8)
-        return data.reshape(height, width).astype(np.float32) / np.float32(255)
+        return np.asarray(data.reshape(height, width).astype(np.float32) / np.float32(255))

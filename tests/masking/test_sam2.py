@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from discs import discs
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from hetcache.files import UserError
 from hetcache.masking import command
@@ -175,6 +177,16 @@ def test_without_weights_one_line_names_the_command(tmp_path: Path, capsys: pyte
         assert command.main([*words, *more]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hetcache-mask: error")]
         assert len(lines) == 1 and "hf download facebook/sam2.1-hiera-tiny --local-dir sam2" in lines[0]
+
+
+def test_a_file_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers fills the gaps with random numbers and a warning."""
+    shutil.copytree(folder, tmp_path / "gaps")
+    weights = load_file(tmp_path / "gaps" / "model.safetensors")
+    del weights["no_memory_embedding"]
+    save_file(weights, tmp_path / "gaps" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of SAM 2's weights"):
+        Sam2Engine.load(str(tmp_path / "gaps"), "cpu")
 
 
 def test_devices_that_are_not_there(folder: Path) -> None:
