@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.evaluation.origin import Origin, mixed_outputs, origin_of
+from hetcache.evaluation.origin import Origin, mixed_outputs, origin_of, windows_of
 from hetcache.evaluation.pairs import Job
 from hetcache.evaluation.videos import (
     MIN_FRAMES,
@@ -25,8 +25,9 @@ from hetcache.evaluation.videos import (
     take,
     target_size,
 )
+from hetcache.media.windows import Window
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.metric import ClipMeter, Features, FileMetric, SetMetric, VideoMeter, VideoMetric
+from hetcache.metrics.metric import ClipMeter, Features, FileMetric, JoinMetric, SetMetric, VideoMeter, VideoMetric
 from hetcache.metrics.regions import DEFAULT_SEAM_PX, REGION_NAMES, regions
 from hetcache.metrics.registry import PairMeters, ReadyView, chosen, passes
 
@@ -71,7 +72,7 @@ class _Against:
         self.source = source
         self.num_frames = min(source.num_frames, pred.num_frames)
         self.pair = PairMeters(ready)
-        self.own = _video_meters(ready)
+        self.own = _video_meters(ready, ())
         self.clips: list[tuple[SetMetric, ClipMeter, ClipMeter]] = []
         for metric in passes(chosen(SetMetric, ready)):
             pred_clip, clip = (metric.meter(self.num_frames, settings.target_frames) for _ in range(2))
@@ -88,8 +89,12 @@ class _Against:
             clip.update(frames, parts)
 
 
-def _video_meters(ready: ReadyView) -> list[VideoMeter]:
-    return [metric.meter() for metric in passes(chosen(VideoMetric, ready))]
+def _video_meters(ready: ReadyView, windows: Sequence[Window]) -> list[VideoMeter]:
+    """Those of the metrics that are ready; of a video edited in `windows` of its joins, too."""
+    metrics = passes(chosen(VideoMetric, ready))
+    alone = [metric.meter() for metric in metrics if not isinstance(metric, JoinMetric)]
+    joined = [metric.of_windows(windows) for metric in metrics if isinstance(metric, JoinMetric) and windows]
+    return [*alone, *joined]
 
 
 def compare(
@@ -130,7 +135,7 @@ def _measure(
     others = {role: source for role, source in sources.items() if role != "prediction"}
     size = target_size(pred, others, settings.resize)
     meters = [_Against(role, source, pred, settings, ready) for role, source in others.items()]
-    own = _video_meters(ready)
+    own = _video_meters(ready, windows_of(job.pred))
     with ExitStack() as stack:
 
         def opened(stream: Generator[NDArray[T], None, None]) -> Generator[NDArray[T], None, None]:

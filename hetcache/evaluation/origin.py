@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hetcache.media.windows import Window
+
 _MAX_BYTES = 16 << 20
 UNKNOWN = "unknown"
 KINDS = {"video": "composited", "raw": "raw"}
@@ -23,6 +25,20 @@ class Origin:
 
 def origin_of(video: Path) -> Origin:
     """Look `video` up in the run records (JSON files with "outputs") of its folder, `NAME.json` first."""
+    return _found(video)[0]
+
+
+def windows_of(video: Path) -> list[Window]:
+    """The windows that `video` was edited in, by its run record; none where no record says so."""
+    listed = _found(video)[1].get("windows")
+    try:
+        return [Window(*(int(each["window"][key]) for key in ("start", "count", "known"))) for each in listed or ()]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _found(video: Path) -> tuple[Origin, dict[str, Any]]:
+    """(what its record says, the record; an empty one where there is none)."""
     candidates = sorted(video.parent.glob("*.json"), key=lambda path: (not video.stem.startswith(path.stem), path))
     for path in candidates:
         record = _read(path)
@@ -31,8 +47,8 @@ def origin_of(video: Path) -> Origin:
             # Records may have been moved with their videos, so the name decides and not the folder.
             if isinstance(listed, str) and Path(listed).name == video.name:
                 mode = record.get("mode")
-                return Origin(kind, mode if isinstance(mode, str) else None, str(path))
-    return Origin()
+                return Origin(kind, mode if isinstance(mode, str) else None, str(path)), record
+    return Origin(), {}
 
 
 def mixed_outputs(pred: Origin, reference: Origin) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 from hetcache.evaluation.compare import OTHER, Comparison
 from hetcache.evaluation.quality import Quality
 from hetcache.metrics.errors import MetricError
-from hetcache.metrics.metric import Metric, SetMetric, VideoMetric
+from hetcache.metrics.metric import JoinMetric, Metric, SetMetric, VideoMetric
 from hetcache.metrics.registry import METRICS, chosen
 
 SCHEMA = "hetcache.evaluation/1"
@@ -40,7 +40,7 @@ def columns() -> dict[str, str]:
     for metric in METRICS.values():
         if metric.title and not isinstance(metric, SetMetric):
             found[metric.name] = metric.heading
-            if isinstance(metric, VideoMetric):
+            if isinstance(metric, VideoMetric) and not isinstance(metric, JoinMetric):
                 found[f"{metric.name}{OTHER}"] = "(ref)"
     return found
 

@@ -1,20 +1,22 @@
 """What a metric is: a record from which its column, its CSV field, its definition and both tables derive.
 
 A new metric is one file with its record, and its line in `hetcache.metrics.registry.METRICS`. What kind of record it is
-says what it looks at: the frames of two videos side by side (`PairMetric`), one video alone (`VideoMetric`), two files
-(`FileMetric`), or two sets of videos (`SetMetric`).
+says what it looks at: the frames of two videos side by side (`PairMetric`), one video alone (`VideoMetric`) or at the
+joins of its windows (`JoinMetric`), two files (`FileMetric`), or two sets of videos (`SetMetric`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hetcache.media.windows import Window
 
 Frames = NDArray[np.uint8]
 Regions = Mapping[str, NDArray[np.bool_]]
@@ -129,6 +131,14 @@ class VideoMetric(Metric):
     """A figure of one video alone; reports give it for the other video, too."""
 
     meter: Callable[[], VideoMeter]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinMetric(VideoMetric):
+    """A figure of a video that was edited in windows: `of_windows` makes its meter when a record says which. For the
+    other video, which has no joins, there is none."""
+
+    of_windows: Callable[[Sequence[Window]], VideoMeter]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from hetcache.metrics.errors import MetricError, optional_import
+from hetcache.metrics.joins import COLOUR_DRIFT, DETAIL_KEPT, SEAM_RATIO
 from hetcache.metrics.lpips import LPIPS
 from hetcache.metrics.metric import Choices, Figures, Frames, Loaded, Metric, PairMetric, Regions
 from hetcache.metrics.psnr import IDENTICAL_FRAMES, PSNR
@@ -18,7 +19,12 @@ from hetcache.metrics.vfid import FVD, VFID
 from hetcache.metrics.vmaf import VMAF
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (PSNR, IDENTICAL_FRAMES, SSIM, LPIPS, VMAF, WARP_ERROR, FLICKER, VFID, FVD)
+    metric.name: metric
+    for metric in (
+        *(PSNR, IDENTICAL_FRAMES, SSIM, LPIPS, VMAF),
+        *(WARP_ERROR, FLICKER, SEAM_RATIO, COLOUR_DRIFT, DETAIL_KEPT),
+        *(VFID, FVD),
+    )
 }
 
 Ready = dict[str, Loaded | None]

@@ -124,7 +124,10 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "windows" in record:
         skipped = sum("skipped" in window for window in record["windows"])
         without = f", {skipped} of them with nothing to edit" if skipped else ""
-        rows.append(("windows", f"{len(record['windows'])}{without}"))
+        seams = [window["join"]["seam_ratio"] for window in record["windows"] if "join" in window]
+        worst = max((ratio for ratio in seams if ratio is not None), default=None)
+        step = "" if worst is None else f", seam ratio at most {worst:.2f} (1: no join to be seen)"
+        rows.append(("windows", f"{len(record['windows'])}{without}{step}"))
     for branch, letters in record["decisions"].items():
         if letters:
             first, *others = letters.split()

@@ -23,6 +23,7 @@ from hetcache.run import record as records
 from hetcache.run.compare import compare
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
+from hetcache.run.joins import JoinWatch
 from hetcache.run.long_clip import edited_frames, finished_frames
 from hetcache.run.window_store import WindowStore
 
@@ -76,7 +77,9 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     """Composite and write the finished windows of a long video as a stream. Returns the record."""
     clip = job.clip
     composite_start = time.perf_counter()
-    lost_sound = write_result(job, edited_frames(clip.placement, store, job.windows, job.num_frames))
+    watch = JoinWatch(job.windows)
+    edited_frames_HWC = edited_frames(clip.placement, store, job.windows, job.num_frames)
+    lost_sound = write_result(job, watch.watch(job, edited_frames_HWC))
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
     composite_s = time.perf_counter() - composite_start
@@ -86,6 +89,7 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     fell_back = dict.fromkeys(note for window in edited for note in window.pop("fell_back"))
     for window in edited[1:]:
         del window["settings"]
+    facts = [{**window, **joins} for window, joins in zip(facts, watch.facts(), strict=True)]
     record = {
         **run_facts(job, settings, [*fell_back, *lost_sound]),
         "timing_s": records.sum_timing_s([window["timing_s"] for window in edited], load_s, composite_s),

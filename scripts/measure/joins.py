@@ -1,0 +1,115 @@
+"""How the windows of a long edit join, on clips of which the truth is known.
+
+    python -m scripts.measure.joins make outputs/joins
+    python -m scripts.measure.joins show outputs/joins/still.mp4 outputs/joins/still_edit.mp4
+
+`make` writes two clips of 300 frames, cut out of the example and played to and fro, each with the mask of a box that
+moves and covers no object: `still` with a camera that stands, `moving` with one that pans. `show` measures an edit of
+one of them, window by window, by the edit's record: the seam ratio of each join; CIEDE2000 of the hole's mean colour
+from the first window's, less what the truth itself does; how much of the truth's fine detail is kept, over the window
+before; PSNR in the mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetcache.files import DATA
+from hetcache.media.masks import iter_mask
+from hetcache.media.read import iter_frames, read_frames
+from hetcache.media.windows import Window
+from hetcache.media.write import write_video
+from hetcache.metrics.joins import JoinMeter
+
+NUM_FRAMES, HEIGHT, WIDTH, BOX, FPS = 300, 192, 320, 64, 10.0
+Frame = NDArray[Any]
+
+
+def box_mask(index: int) -> Frame:
+    """A white box [H, W, 3] that moves by more than its half to either side, so that all of it is seen at times."""
+    top = (HEIGHT - BOX) // 2 + round(8 * np.sin(index / 7))
+    left = (WIDTH - BOX) // 2 + round(0.75 * BOX * np.sin(2 * np.pi * index / 30))
+    mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    mask[top : top + BOX, left : left + BOX] = 255
+    return mask
+
+
+def corner(name: str, index: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(top, left) of what the camera sees of the example at frame `index`."""
+    room = size[0] - HEIGHT, size[1] - WIDTH
+    if name == "still":
+        return room[0] * 3 // 4, room[1] // 4
+    phase = 2 * np.pi * index / 150
+    return round(room[0] * (0.5 + 0.5 * np.sin(phase))), round(room[1] * (0.5 + 0.5 * np.cos(1.5 * phase)))
+
+
+def clip_frames(name: str) -> Iterator[Frame]:
+    source_THWC = read_frames(DATA / "real.mp4")
+    last = len(source_THWC) - 1
+    for index in range(NUM_FRAMES):
+        top, left = corner(name, index, source_THWC.shape[1:3])
+        there = last - abs(index % (2 * last) - last)
+        yield np.ascontiguousarray(source_THWC[there, top : top + HEIGHT, left : left + WIDTH])
+
+
+def make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("still", "moving"):
+        write_video(folder / f"{name}.mp4", clip_frames(name), FPS)
+        write_video(folder / f"{name}_mask.mp4", map(box_mask, range(NUM_FRAMES)), FPS)
+
+
+def show(source: Path, edit: Path) -> list[str]:
+    """The table, a line a window. Raises KeyError for an edit whose record lists no windows."""
+    record = json.loads(edit.with_suffix(".json").read_text(encoding="utf-8"))
+    windows = [Window(**each["window"]) for each in record["windows"]]
+    meters = JoinMeter(windows), JoinMeter(windows)
+    errors = []
+    masks = iter_mask(source.with_name(f"{source.stem}_mask.mp4"), (HEIGHT, WIDTH))
+    for frame, truth, mask in zip(iter_frames(edit), iter_frames(source), masks, strict=True):
+        for meter, shown in zip(meters, (frame, truth), strict=True):
+            meter.update(shown[None], {"in_mask": mask[None]})
+        errors.append(float(np.square(frame[mask].astype(np.float64) - truth[mask]).mean()))
+    return table(windows, *meters, errors)
+
+
+def table(windows: list[Window], edited: JoinMeter, truth: JoinMeter, errors: list[float]) -> list[str]:
+    seams = ["-", *(f"{join.seam_ratio:.2f}" for join in edited.joins())]
+    kept = [a.detail / b.detail for a, b in zip(edited.holes(), truth.holes(), strict=True)]
+    drifts = zip(edited.holes(), truth.holes(), strict=True)
+    lines = ["window  new frames  seam ratio  drift dE  (truth's)  detail/truth  kept   PSNR"]
+    for index, (window, (hole, true)) in enumerate(zip(windows, drifts, strict=True)):
+        first = window.start + window.known
+        psnr = 10 * np.log10(255**2 / np.mean(errors[first : window.stop]))
+        more = "-" if index == 0 else f"{kept[index] / kept[index - 1]:.2f}"
+        lines.append(
+            f"{index + 1:6d}  {first:4d} - {window.stop - 1:3d}  {seams[index]:>10}  {hole.colour_drift_de:8.2f}  "
+            f"{true.colour_drift_de:9.2f}  {kept[index]:12.2f}  {more:>4}  {psnr:5.2f}"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("make").add_argument("folder", type=Path)
+    shown = commands.add_parser("show")
+    shown.add_argument("source", type=Path)
+    shown.add_argument("edits", type=Path, nargs="+")
+    args = parser.parse_args()
+    if args.command == "make":
+        make(args.folder)
+        return
+    for edit in args.edits:
+        print(edit, *show(args.source, edit), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
