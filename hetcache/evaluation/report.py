@@ -35,12 +35,13 @@ _PACKAGES = (
 
 
 def columns() -> dict[str, str]:
-    """{figure: its heading in the table}; a video metric has a second column for the other video."""
+    """{figure: its heading in the table}; a video metric has a second column for the other video. What only an edit in
+    windows has, and what only sets of videos have, stands below the table."""
     found: dict[str, str] = {}
     for metric in METRICS.values():
-        if metric.title and not isinstance(metric, SetMetric):
+        if metric.title and not isinstance(metric, (SetMetric, JoinMetric)):
             found[metric.name] = metric.heading
-            if isinstance(metric, VideoMetric) and not isinstance(metric, JoinMetric):
+            if isinstance(metric, VideoMetric):
                 found[f"{metric.name}{OTHER}"] = "(ref)"
     return found
 
@@ -90,7 +91,8 @@ def check_targets(paths: Sequence[Path | None]) -> None:
 def to_csv(quality: Quality) -> str:
     """One line per video, other video and region, then the means; empty where there is no value."""
     untitled = [metric.name for metric in METRICS.values() if not metric.title]
-    names = [name for name in (*columns(), *untitled) if _has(quality, name)]
+    joins = [metric.name for metric in chosen(JoinMetric)]
+    names = [name for name in (*columns(), *untitled, *joins) if _has(quality, name)]
     sets = [metric.name for metric in chosen(SetMetric)]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -121,7 +123,7 @@ def table(quality: Quality) -> str:
         head = [f"against {AGAINST_TITLES[against]}", f"compared: {_compared(results)}"]
         if any(name.endswith(OTHER) for name in heads):
             head.append(f"(ref): the same figure of the {against} video alone")
-        blocks.append("\n".join([*head, align(rows)]))
+        blocks.append("\n".join([*head, align(rows), *_join_lines(results)]))
         if against in quality.distances:
             blocks.append(_distance_lines(quality, against))
     blocks += [f"{metric.upper()}: not measured. {reason}" for metric, reason in quality.missing.items()]
@@ -156,6 +158,17 @@ def _rows(
     for number, (region, values) in enumerate(metrics.items()):
         head = [title, region, frames] if number == 0 else ["", region, ""]
         lines.append([*head, *(_metric(name).text(values.get(name)) for name in names)])
+    return lines
+
+
+def _join_lines(results: Sequence[Comparison]) -> list[str]:
+    """A line for each video that was edited in windows."""
+    lines = []
+    for result in results:
+        values = result.metrics.get("in_mask", {})
+        parts = [f"{m.title} {m.text(values[m.name])} {m.unit}".strip() for m in chosen(JoinMetric) if m.name in values]
+        if parts:
+            lines.append(f"joins of {result.name}: {', '.join(parts)}")
     return lines
 
 

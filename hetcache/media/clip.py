@@ -22,7 +22,8 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True)
 class Clip:
     """`source_THWC` and `source_mask_THW` at the source's size; `frames_THWC` and `mask_THW` at the model's, which
-    may go on for up to three frames, repeats of the last one, to be 4k + 1."""
+    may go on for up to three frames, repeats of the last one, to be 4k + 1. `start` is the clip's first frame in the
+    video: windows that overlap start from the same noise at the same time."""
 
     path: Path
     fps: float
@@ -32,6 +33,7 @@ class Clip:
     mask_THW: Mask
     placement: Placement
     pixel_aspect: tuple[int, int] = (1, 1)
+    start: int = 0
 
     @property
     def num_frames(self) -> int:

@@ -1,7 +1,9 @@
 """Windows over a long video: where each lies, which of its frames are already finished, and how they join.
 
 Wan2.1 was trained on 81 frames and takes 4k + 1. A longer video is edited window by window. Each window begins with
-frames that the one before has finished; the model is given those as known (mask off) and goes on from them.
+frames that the one before has finished. The first half of them the model is given as known (mask off), to go on from;
+the others it makes once more, and over those the output fades from the earlier window to the later. Without them the
+fade would begin and end with the same known picture, and what the model makes differently would show in one step.
 """
 
 from __future__ import annotations
@@ -65,6 +67,12 @@ def plan_windows(num_frames: int, length: int, overlap: int) -> list[Window]:
     return windows
 
 
+def num_anchors(known: int) -> int:
+    """How many of a window's finished frames are given as known, of the smaller half 4k + 1: whole latent frames. The
+    others are made once more. 5 of 9, 9 of 21."""
+    return largest_4k_plus_1(known // 2 + 1) if known else 0
+
+
 def given_known(clip: Clip, finished_THWC: Frames, feather_px: int) -> tuple[Frames, NDArray[np.bool_]]:
     """(frames, mask) at the model's size for the model to see: the first K = len(finished) frames show the finished
     edit inside the mask, which is off there."""
@@ -73,6 +81,11 @@ def given_known(clip: Clip, finished_THWC: Frames, feather_px: int) -> tuple[Fra
     frames_THWC[:known] = composite(frames_THWC[:known], finished_THWC, mask_THW[:known], feather_px)
     mask_THW[:known] = False
     return frames_THWC, mask_THW
+
+
+def join_after(anchors: int, finished_THWC: Frames, raw_THWC: Frames) -> Frames:
+    """`raw_THWC` after the finished frames: the first `anchors` of those stay as they are, over the others it fades."""
+    return np.concatenate([finished_THWC[:anchors], join(finished_THWC[anchors:], raw_THWC[anchors:])])
 
 
 def join(finished_THWC: Frames, raw_THWC: Frames) -> Frames:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hetcache.media.clip import Clip
-from hetcache.media.windows import Frames, Window, given_known, join
+from hetcache.media.windows import Frames, Window, given_known, join, join_after, num_anchors
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.long_clip import WindowReader, finished_frames
@@ -48,10 +48,12 @@ def edit_window(
     other frames is not computed."""
     known_KHWC = clip.frames_THWC[:0] if not known else np.stack(known)
     feather_px = round(job.feather_px * job.clip.placement.scale)
-    frames_THWC, mask_THW = given_known(clip, known_KHWC, feather_px)
     facts: dict[str, Any] = {"window": asdict(window)}
-    if not mask_THW.any():
+    if not clip.mask_THW[len(known) :].any():
+        frames_THWC, _ = given_known(clip, known_KHWC, feather_px)
         return join(known_KHWC, frames_THWC), {**facts, "skipped": "the mask is empty in its new frames"}
+    anchors = num_anchors(len(known))
+    frames_THWC, mask_THW = given_known(clip, known_KHWC[:anchors], feather_px)
     editor, config = ready()
     given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW)
     context = job.context(config, given)
@@ -59,7 +61,7 @@ def edit_window(
     measured = session_facts(result.session, context.tokens)
     del measured["steps"]
     stage_ms = result.session.stage_ms
-    return join(known_KHWC, result.frames_THWC), {
+    return join_after(anchors, known_KHWC, result.frames_THWC), {
         **facts,
         **measured,
         "timing_s": timing_s(stage_ms, 0.0, 0.0, sum(stage_ms.values()) / 1e3),

@@ -32,22 +32,27 @@ NUM_FRAMES, HEIGHT, WIDTH, BOX, FPS = 300, 192, 320, 64, 10.0
 Frame = NDArray[Any]
 
 
+def to_and_fro(index: int, room: int, period: int) -> int:
+    """0 to `room` and back in `period` frames, at a steady speed."""
+    return round(room * (1 - abs(2 * (index / period % 1) - 1)))
+
+
 def box_mask(index: int) -> Frame:
-    """A white box [H, W, 3] that moves by more than its half to either side, so that all of it is seen at times."""
-    top = (HEIGHT - BOX) // 2 + round(8 * np.sin(index / 7))
-    left = (WIDTH - BOX) // 2 + round(0.75 * BOX * np.sin(2 * np.pi * index / 30))
+    """A white box [H, W, 3] that moves by more than its own width, so that all of it is seen at times."""
+    top = (HEIGHT - BOX) // 2 - 8 + to_and_fro(index, 16, 50)
+    left = (WIDTH - BOX) // 2 - 48 + to_and_fro(index, 96, 64)
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask[top : top + BOX, left : left + BOX] = 255
     return mask
 
 
 def corner(name: str, index: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(top, left) of what the camera sees of the example at frame `index`."""
+    """(top, left) of what the camera sees of the example at frame `index`: its lower right corner, where nobody walks,
+    or a part of the lawn and the road."""
     room = size[0] - HEIGHT, size[1] - WIDTH
     if name == "still":
-        return room[0] * 3 // 4, room[1] // 4
-    phase = 2 * np.pi * index / 150
-    return round(room[0] * (0.5 + 0.5 * np.sin(phase))), round(room[1] * (0.5 + 0.5 * np.cos(1.5 * phase)))
+        return room[0] - 26, room[1] - 42
+    return room[0] - to_and_fro(index, 60, 180), to_and_fro(index + 150, room[1], 300)
 
 
 def clip_frames(name: str) -> Iterator[Frame]:

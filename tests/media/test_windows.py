@@ -12,7 +12,16 @@ import pytest
 from hetcache.media.clip import Clip, hold_last, smallest_4k_plus_1
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.placement import Placement
-from hetcache.media.windows import Window, check_window, default_overlap, given_known, join, plan_windows
+from hetcache.media.windows import (
+    Window,
+    check_window,
+    default_overlap,
+    given_known,
+    join,
+    join_after,
+    num_anchors,
+    plan_windows,
+)
 from hetcache.run import window_store
 from hetcache.run.window_store import WindowStore
 
@@ -82,6 +91,27 @@ def test_a_join_fades_from_the_finished_frames_to_the_new_ones(known: int) -> No
     assert np.abs(levels[:known] - expected).max(initial=0) <= 1
     assert (np.diff(levels) <= 0).all() and (levels[:known] < 200).all() and (levels[:known] > 20).all()
     assert (raw == 20).all() and (finished == 200).all()
+
+
+def test_half_of_the_finished_frames_are_anchors_and_whole_latent_frames() -> None:
+    assert [num_anchors(known) for known in (0, 1, 5, 9, 13, 21, 29)] == [0, 1, 1, 5, 5, 9, 13]
+    for known in range(1, 100, 4):
+        anchors = num_anchors(known)
+        assert anchors % 4 == 1 and anchors <= known and (known - anchors) % 4 == 0
+        assert known == 1 or anchors <= (known + 1) // 2
+
+
+@pytest.mark.parametrize(("known", "anchors"), [(0, 0), (1, 1), (5, 1), (9, 5)])
+def test_anchors_stay_and_the_fade_is_over_what_both_windows_made(known: int, anchors: int) -> None:
+    rng = np.random.default_rng(0)
+    finished, raw = rng.integers(0, 256, (known, 4, 6, 3), np.uint8), rng.integers(0, 256, (13, 4, 6, 3), np.uint8)
+    joined = join_after(anchors, finished, raw)
+    assert joined.shape == raw.shape and np.array_equal(joined[known:], raw[known:])
+    assert np.array_equal(joined[:anchors], finished[:anchors])
+    for index in range(anchors, known):
+        weight = (index - anchors + 1) / (known - anchors + 1)
+        expected = finished[index] * (1 - weight) + raw[index] * weight
+        assert np.abs(joined[index] - expected).max() <= 0.51
 
 
 def clip_of(frames: np.ndarray, mask: np.ndarray) -> Clip:
