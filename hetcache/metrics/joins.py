@@ -87,6 +87,10 @@ class JoinMeter:
             found.append(HoleFigures(*drifts, float(detail[0]), float(detail_around[0])))
         return found
 
+    def colours(self) -> list[NDArray[np.float64]]:
+        """Of every window: the mean RGB in the mask of its new frames, 0..255; nan without a pixel."""
+        return [self._window_means(window)[0] for window in self._windows]
+
     def result(self) -> Figures:
         """The worst of each figure: {"in_mask": {"seam_ratio", "colour_drift", "detail_kept"}}."""
         if not self._changes:

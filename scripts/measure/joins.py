@@ -5,9 +5,9 @@
 
 `make` writes two clips of 300 frames, cut out of the example and played to and fro, each with the mask of a box that
 moves and covers no object: `still` with a camera that stands, `moving` with one that pans. `show` measures an edit of
-one of them, window by window, by the edit's record: the seam ratio of each join; CIEDE2000 of the hole's mean colour
-from the first window's, less what the truth itself does; how much of the truth's fine detail is kept, over the window
-before; PSNR in the mask.
+one of them, window by window, by the edit's record: the seam ratio of each join, and that of the truth there;
+CIEDE2000 of the hole's mean colour from the first window's, less what the truth itself does; its fine detail over the
+truth's, and that over the window's before; PSNR in the mask.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from hetcache.files import DATA
 from hetcache.media.masks import iter_mask
@@ -28,7 +29,9 @@ from hetcache.media.windows import Window
 from hetcache.media.write import write_video
 from hetcache.metrics.joins import JoinMeter
 
-NUM_FRAMES, HEIGHT, WIDTH, BOX, FPS = 300, 192, 320, 64, 10.0
+NUM_FRAMES, HEIGHT, WIDTH, BOX, FPS = 300, 192, 320, 48, 10.0
+# As many frames as a window of 33 adds, so that windows can be compared.
+PERIOD = 24
 Frame = NDArray[Any]
 
 
@@ -39,8 +42,8 @@ def to_and_fro(index: int, room: int, period: int) -> int:
 
 def box_mask(index: int) -> Frame:
     """A white box [H, W, 3] that moves by more than its own width, so that all of it is seen at times."""
-    top = (HEIGHT - BOX) // 2 - 8 + to_and_fro(index, 16, 50)
-    left = (WIDTH - BOX) // 2 - 48 + to_and_fro(index, 96, 64)
+    top = (HEIGHT - BOX) // 2 - 4 + to_and_fro(index + PERIOD // 4, 8, PERIOD)
+    left = (WIDTH - BOX) // 2 - 26 + to_and_fro(index, 52, PERIOD)
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask[top : top + BOX, left : left + BOX] = 255
     return mask
@@ -86,19 +89,27 @@ def show(source: Path, edit: Path) -> list[str]:
 
 
 def table(windows: list[Window], edited: JoinMeter, truth: JoinMeter, errors: list[float]) -> list[str]:
-    seams = ["-", *(f"{join.seam_ratio:.2f}" for join in edited.joins())]
-    kept = [a.detail / b.detail for a, b in zip(edited.holes(), truth.holes(), strict=True)]
-    drifts = zip(edited.holes(), truth.holes(), strict=True)
-    lines = ["window  new frames  seam ratio  drift dE  (truth's)  detail/truth  kept   PSNR"]
-    for index, (window, (hole, true)) in enumerate(zip(windows, drifts, strict=True)):
+    lines = ["window  new frames  seam ratio  (truth's)  drift dE  detail/truth  kept   PSNR"]
+    seams = zip([None, *edited.joins()], [None, *truth.joins()], strict=True)
+    holes = list(zip(edited.holes(), truth.holes(), strict=True))
+    details = [hole.detail / true.detail for hole, true in holes]
+    drifts = drift_from_truth(edited.colours(), truth.colours())
+    for index, (window, (seam, true_seam)) in enumerate(zip(windows, seams, strict=True)):
         first = window.start + window.known
         psnr = 10 * np.log10(255**2 / np.mean(errors[first : window.stop]))
-        more = "-" if index == 0 else f"{kept[index] / kept[index - 1]:.2f}"
+        ratio, true_ratio = ("-" if each is None else f"{each.seam_ratio:.2f}" for each in (seam, true_seam))
+        kept = "-" if index == 0 else f"{details[index] / details[index - 1]:.2f}"
         lines.append(
-            f"{index + 1:6d}  {first:4d} - {window.stop - 1:3d}  {seams[index]:>10}  {hole.colour_drift_de:8.2f}  "
-            f"{true.colour_drift_de:9.2f}  {kept[index]:12.2f}  {more:>4}  {psnr:5.2f}"
+            f"{index + 1:6d}  {first:4d} - {window.stop - 1:3d}  {ratio:>10}  {true_ratio:>9}  {drifts[index]:8.2f}  "
+            f"{details[index]:12.2f}  {kept:>4}  {psnr:5.2f}"
         )
     return lines
+
+
+def drift_from_truth(edited: list[Frame], truth: list[Frame]) -> list[float]:
+    """CIEDE2000 from the first window's mean colour, less the way that the truth's went in L*a*b*."""
+    labs = [[rgb2lab(rgb / 255) for rgb in colours] for colours in (edited, truth)]
+    return [float(deltaE_ciede2000(labs[0][0], e - t + labs[1][0])) for e, t in zip(*labs, strict=True)]
 
 
 def main() -> None:
