@@ -84,8 +84,14 @@ def given_known(clip: Clip, finished_THWC: Frames, feather_px: int) -> tuple[Fra
 
 
 def join_after(anchors: int, finished_THWC: Frames, raw_THWC: Frames) -> Frames:
-    """`raw_THWC` after the finished frames: the first `anchors` of those stay as they are, over the others it fades."""
-    return np.concatenate([finished_THWC[:anchors], join(finished_THWC[anchors:], raw_THWC[anchors:])])
+    """`raw_THWC` after the finished frames: the first `anchors` of those stay as they are, the others fade, from wholly
+    finished to wholly raw. So the fade falls between frames of one latent frame, and from one latent frame to the next,
+    where a model steps anyway, it adds nothing or little."""
+    known = len(finished_THWC)
+    weight_T111 = np.linspace(0, 1, known - anchors, dtype=np.float32)[:, None, None, None]
+    old, new = (each[anchors:known].astype(np.float32) for each in (finished_THWC, raw_THWC))
+    faded = np.rint(old + weight_T111 * (new - old)).astype(np.uint8)
+    return np.concatenate([finished_THWC[:anchors], faded, raw_THWC[known:]])
 
 
 def join(finished_THWC: Frames, raw_THWC: Frames) -> Frames:

@@ -109,7 +109,7 @@ def test_anchors_stay_and_the_fade_is_over_what_both_windows_made(known: int, an
     assert joined.shape == raw.shape and np.array_equal(joined[known:], raw[known:])
     assert np.array_equal(joined[:anchors], finished[:anchors])
     for index in range(anchors, known):
-        weight = (index - anchors + 1) / (known - anchors + 1)
+        weight = (index - anchors) / (known - anchors - 1)
         expected = finished[index] * (1 - weight) + raw[index] * weight
         assert np.abs(joined[index] - expected).max() <= 0.51
 
