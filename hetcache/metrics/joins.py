@@ -81,11 +81,16 @@ class JoinMeter:
     def holes(self) -> list[HoleFigures]:
         """Of every window."""
         means = [self._window_means(window) for window in self._windows]
-        found = []
-        for hole, around, detail, detail_around in means:
-            drifts = [self._distance(means[0][index], rgb) for index, rgb in enumerate((hole, around))]
-            found.append(HoleFigures(*drifts, float(detail[0]), float(detail_around[0])))
-        return found
+        first_hole, first_around = means[0][:2]
+        return [
+            HoleFigures(
+                self._distance(first_hole, hole),
+                self._distance(first_around, around),
+                float(detail[0]),
+                float(detail_around[0]),
+            )
+            for hole, around, detail, detail_around in means
+        ]
 
     def colours(self) -> list[NDArray[np.float64]]:
         """Of every window: the mean RGB in the mask of its new frames, 0..255; nan without a pixel."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, edits, make_clip, make_mask, run, saved
 from video_files import ffmpeg, make
 
+from diffsynth_patches import backend
 from hetcache.media.placement import Placement
 from hetcache.media.read import probe, read_frames
 from hetcache.media.source import Source
-from hetcache.media.windows import plan_windows
+from hetcache.media.windows import Window, plan_windows
+from hetcache.metrics.joins import JoinMeter
 from hetcache.run import windows as long_run
 from hetcache.run.long_clip import WindowReader, finished_frames
 from hetcache.run.window_store import WindowStore
@@ -82,6 +85,37 @@ def test_the_record_lists_the_windows_and_their_sums(folder: Path) -> None:
     denoise_s = sum(each["timing_s"]["denoise"] for each in windows)
     assert record["timing_s"]["denoise"] == pytest.approx(denoise_s, abs=1e-3)
     assert record["decisions"]["cond"].split() == [each["decisions"]["cond"] for each in windows]
+
+
+def test_half_of_an_overlap_is_known_and_the_rest_is_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    real = backend.run_edit
+
+    def seen(*args: Any) -> Any:
+        given.append(args[2])
+        return real(*args)
+
+    monkeypatch.setattr(backend, "run_edit", seen)
+    assert run(folder) == 0
+    assert [clip.start for clip in given] == [0, 4, 8]
+    for clip in given[1:]:
+        assert not clip.mask_THW[0].any() and clip.mask_THW[1:].any((1, 2)).all()
+
+
+def test_the_record_measures_the_joins_of_what_is_written(folder: Path) -> None:
+    assert run(folder, "--lossless") == 0
+    windows = json.loads((folder / "out.json").read_text())["windows"]
+    meter = JoinMeter([Window(**each["window"]) for each in windows])
+    with closing(Source.open(folder / "v.mp4", folder / "m.mp4").every_mask(NUM_FRAMES)) as masks:
+        meter.update(read_frames(folder / "out.mp4"), {"in_mask": np.stack(list(masks))})
+    assert "join" not in windows[0]
+    for window, join in zip(windows[1:], meter.joins(), strict=True):
+        assert window["join"]["change"] == pytest.approx(join.change, rel=0.05)
+        assert window["join"]["seam_ratio"] == pytest.approx(join.seam_ratio, rel=0.05)
+    assert windows[0]["hole"]["colour_drift_de"] == 0
+    for window, hole in zip(windows, meter.holes(), strict=True):
+        assert window["hole"]["colour_drift_de"] == pytest.approx(hole.colour_drift_de, abs=0.3)
+        assert window["hole"]["detail"] == pytest.approx(hole.detail, rel=0.1)
 
 
 @pytest.mark.parametrize(("masked", "skipped"), [(range(13, 17), [0, 1]), (range(3), [1, 2]), (range(0), [0, 1, 2])])
