@@ -23,6 +23,7 @@ EPILOG = """examples:
   python inference.py --mode hetcache --video long.mp4 --mask mask.mp4 --frames all --output long_edit.mp4
   python inference.py --mode hetcache --video clip.mp4 --outpaint 64,0,64,0
   python inference.py --mode baseline --steps 25 --output half.mp4
+  python inference.py batch jobs.csv --out edits --gpus 8        (batch --help)
 """
 GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("input", (Files, Length, InputOptions)),
@@ -47,8 +48,15 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help explains the flags)\n")
 
 
-def build_parser(modes: Mapping[str, Mode] = MODES) -> argparse.ArgumentParser:
-    parser = OneLineParser(
+class RaisingParser(OneLineParser):
+    """For command lines that a program wrote: what is wrong with one is the program's to tell."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def build_parser(modes: Mapping[str, Mode] = MODES, kind: type[OneLineParser] = OneLineParser) -> OneLineParser:
+    parser = kind(
         "inference.py",
         usage="inference.py [--mode MODE] [--video VIDEO --mask MASK] [flags below]",
         description="Fill the masked part of a video with Wan2.1-VACE, with or without caching.",
@@ -67,10 +75,12 @@ def build_parser(modes: Mapping[str, Mode] = MODES) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str] | None = None, modes: Mapping[str, Mode] = MODES) -> Request:
+def parse(
+    argv: Sequence[str] | None = None, modes: Mapping[str, Mode] = MODES, kind: type[OneLineParser] = OneLineParser
+) -> Request:
     """Raises UsageError for an unknown mode, a flag of another mode or a bad value; argparse itself exits with code 2
-    for what it can tell alone."""
-    given = vars(build_parser(modes).parse_args(argv))
+    for what it can tell alone, unless `kind` is RaisingParser."""
+    given = vars(build_parser(modes, kind).parse_args(argv))
     mode = modes.get(given["mode"])
     if mode is None:
         raise UsageError(f"unknown --mode {given['mode']!r}: choose from {', '.join(modes)}")

@@ -15,16 +15,23 @@ from hetcache.run.terminal import complain, say, take_any_character
 
 if TYPE_CHECKING:
     from hetcache.run.output import Outputs
+    from hetcache.run.studio import Studio
 
 PROGRAM = "inference.py"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 when the edit is written, 2 for input or settings that cannot be run, 130 after Ctrl-C."""
+    """Exit code 0 when the edit is written, 2 for input or settings that cannot be run, 130 after Ctrl-C. With `batch`
+    for its first word it is another command, `hetcache.batch.command`."""
     take_any_character()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["batch"]:
+        from hetcache.batch.command import main as batch
+
+        return batch(words[1:])
     debug = False
     try:
-        request = parse(sys.argv[1:] if argv is None else argv)
+        request = parse(words)
         debug = request.output.debug
         if request.files.probe is not None:
             show_probe(request.files.probe)
@@ -52,18 +59,18 @@ def show_probe(path: Path) -> None:
     say(table(probe_rows(info, read_timeline(info))))
 
 
-def run(request: Request) -> None:
-    """Hold the outputs, then edit; a plan writes none."""
+def run(request: Request, studio: Studio | None = None) -> None:
+    """Hold the outputs, then edit, with the model that `studio` holds; a plan writes none."""
     # Imported here and below: --help and a bad flag need none of it, and torch takes seconds to load.
     from hetcache.run.output import check_outputs, sole_run
 
     start = time.perf_counter()
     outputs = check_outputs(request)
     with nullcontext() if request.output.plan else sole_run(outputs):
-        run_held(request, outputs, start)
+        run_held(request, outputs, start, studio)
 
 
-def run_held(request: Request, outputs: Outputs, start: float) -> None:
+def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | None = None) -> None:
     """Check everything that needs no model, then load, edit, composite, save and report. `start`: when the run began,
     by `time.perf_counter`."""
     from hetcache.modes.planning import check_plannable
@@ -84,9 +91,9 @@ def run_held(request: Request, outputs: Outputs, start: float) -> None:
     context = job.context(job.config)
     say(table(plan_rows(job, context)))
     if job.plan:
-        ready(job, context)
+        ready(job, context, studio)
         if job.mask_report is not None:
             say(f"  mask over the video: {write_mask_picture(job)}")
         return
-    record = edit_long(job, context) if len(job.windows) > 1 else edit_short(job, context, start)
+    record = edit_long(job, context, studio) if len(job.windows) > 1 else edit_short(job, context, start, studio)
     say(table(summary_rows(record)))

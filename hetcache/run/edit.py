@@ -15,15 +15,16 @@ from hetcache.run.editor import Editor
 from hetcache.run.identity import run_identity
 from hetcache.run.job import Job
 from hetcache.run.saving import save_edit, save_windows
+from hetcache.run.studio import Studio
 from hetcache.run.terminal import say
 from hetcache.run.window_store import WindowStore
 from hetcache.run.windows import edit_windows
 
 
-def ready(job: Job, context: RunContext) -> tuple[Editor, Any]:
+def ready(job: Job, context: RunContext, studio: Studio | None = None) -> tuple[Editor, Any]:
     """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Says the plan if it
     was asked for."""
-    editor = Editor(job)
+    editor = Editor(job, studio)
     config = editor.within_budget(job.mode, job.config, context)
     for note in editor.notes:
         say(f"  {note}")
@@ -53,9 +54,9 @@ def say_plan(job: Job, config: Any, context: RunContext, editor: Editor) -> Any:
     return config
 
 
-def edit_short(job: Job, context: RunContext, start: float) -> dict[str, Any]:
+def edit_short(job: Job, context: RunContext, start: float, studio: Studio | None = None) -> dict[str, Any]:
     """Edit one window and write everything. `start`: when the run began, by `time.perf_counter`. Returns the record."""
-    editor, config = ready(job, context)
+    editor, config = ready(job, context, studio)
     return save_edit(job, config, context, compared(job, config, context, editor), editor, start)
 
 
@@ -77,7 +78,7 @@ def compared(job: Job, config: Any, context: RunContext, editor: Editor) -> list
             return results
 
 
-def edit_long(job: Job, context: RunContext) -> dict[str, Any]:
+def edit_long(job: Job, context: RunContext, studio: Studio | None = None) -> dict[str, Any]:
     """Edit a long video window by window, from the finished ones on, and write it whole. Returns the record."""
     store = WindowStore(job.outputs.video)
     store.open(run_identity(job), job.resume)
@@ -85,7 +86,7 @@ def edit_long(job: Job, context: RunContext) -> dict[str, Any]:
 
     def begin() -> tuple[Editor, Any]:
         nonlocal load_s
-        editor, fitted = ready(job, context)
+        editor, fitted = ready(job, context, studio)
         load_s = editor.load_s
         return editor, fitted
 

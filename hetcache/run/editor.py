@@ -20,6 +20,7 @@ from hetcache.models.backend import EditResult, LoadOptions, Pipeline, backend
 from hetcache.modes.budget import GIB, fit_to_budget
 from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
+from hetcache.run.studio import Studio
 
 KEPT_FREE = 0.8
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
@@ -30,13 +31,15 @@ class OutOfMemoryError(UserError):
 
 
 class Editor:
-    """Loads the job's pipeline at once and settles `--vae-tiling auto` for all its edits. When CUDA runs out of memory,
-    it goes on once with the VAE in tiles and the weights offloaded, and keeps these; `notes` says so, for the
-    record. Raises ValueError for weights that cannot be loaded, OutOfMemoryError for a GPU that is too small even so.
+    """Loads the job's pipeline at once, if `studio` does not hold it, and settles `--vae-tiling auto` for all its
+    edits. When CUDA runs out of memory, it goes on once with the VAE in tiles and the weights offloaded, and keeps
+    these; `notes` says so, for the record. Raises ValueError for weights that cannot be loaded, OutOfMemoryError for a
+    GPU that is too small even so.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, studio: Studio | None = None) -> None:
         self._job = job
+        self._studio = studio or Studio()
         self._vram = job.vram
         self._tiled = job.settings.vae_tiling == "on"
         self._has_retried = False
@@ -104,7 +107,9 @@ class Editor:
             settings = replace(settings, compile=False)
         try:
             with StepBar(settings.num_steps, label) as bar:
-                return self.pipeline.edit(clip, mode.build(config, context), settings, bar.observe)
+                return self.pipeline.edit(
+                    clip, mode.build(config, context), settings, self._studio.observer(bar.observe)
+                )
         except RuntimeError as error:
             # What torch raises when a CPU's memory is full has no class of its own.
             if "DefaultCPUAllocator" not in str(error):
@@ -114,6 +119,7 @@ class Editor:
     def _make_room(self) -> None:
         """Load again with offloading, within what is free once the old weights are gone."""
         self._pipeline = None
+        self._studio.clear()
         gc.collect()
         torch.cuda.empty_cache()
         if self._vram.limit_gib is None:
@@ -133,7 +139,7 @@ class Editor:
         job = self._job
         options = LoadOptions(job.device, job.dtype, job.settings.prompts, self._vram, job.revision, job.huggingface)
         try:
-            return self._backend.load(job.model, options)
+            return self._studio.pipeline(self._backend, job.model, options)
         except (torch.cuda.OutOfMemoryError, MemoryError, ValueError, OSError):
             raise
         except Exception as error:

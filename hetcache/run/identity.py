@@ -1,15 +1,25 @@
-"""What the bytes of a run depend on, so that an interrupted one is resumed only as itself."""
+"""What the bytes of a run depend on: an interrupted one is resumed only as itself, a finished one not run again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetcache.core.calibration import calibration_digest
 from hetcache.core.facts import facts_of_weights, hardware, package_versions
+from hetcache.files import CALIBRATIONS, digest, to_json
 from hetcache.media.images import list_frames
-from hetcache.run.job import Job
+from hetcache.models import model_info
+from hetcache.run.options import Request
+
+if TYPE_CHECKING:
+    from hetcache.run.job import Job
+
+Facts = Sequence[Any]
+NOT_ASKED = ("output", "resume", "plan", "debug")
+"""Fields of `Output` that say where and how a run goes, not what comes out."""
 
 
 def run_identity(job: Job) -> dict[str, Any]:
@@ -22,7 +32,7 @@ def run_identity(job: Job) -> dict[str, Any]:
         "target speed-up": job.target_speedup,
         "edit": asdict(job.settings),
         "input options": asdict(job.source.options),
-        **{name: _file_facts(path) for name, path in files.items()},
+        **{name: file_facts(path) for name, path in files.items()},
         "windows": [asdict(window) for window in job.windows],
         "size": job.clip.size,
         "feather": job.feather_px,
@@ -35,7 +45,30 @@ def run_identity(job: Job) -> dict[str, Any]:
     }
 
 
-def _file_facts(path: Path | None) -> list[Any]:
+def request_identity(request: Request, files: Mapping[str, Facts] | None = None) -> str:
+    """A digest of what was asked of which files in which versions, told without opening them: the same run again,
+    wherever it is made. Not the machine: another card's result is a result. `files` are the facts of `video` and `mask`
+    where they lie elsewhere than the request says. Raises OSError for a file that is not there."""
+    if files is None:
+        files = {"video": file_facts(request.video), "mask": file_facts(request.mask)}
+    model = request.model.model
+    output = {name: value for name, value in asdict(request.output).items() if name not in NOT_ASKED}
+    asked = {
+        "mode": request.mode.name,
+        "settings": asdict(request.config),
+        **{name: asdict(getattr(request, name)) for name in ("length", "input", "size", "edit", "vram")},
+        "model": {name: value for name, value in asdict(request.model).items() if name != "device"},
+        "output": output,
+        "files": files,
+        "weights": facts_of_weights(model),
+        "calibration": digest(CALIBRATIONS) if model == "auto" else calibration_digest(model_info(model).model_id),
+        "versions": package_versions(),
+    }
+    return digest(to_json(asked, None))[:32]
+
+
+def file_facts(path: Path | None) -> list[Any]:
+    """Name, size in bytes and time of change (ns) of a file or of a folder's frames; empty for None."""
     if path is None:
         return []
     files = list_frames(path) if path.is_dir() else [path]

@@ -25,6 +25,7 @@ from hetcache.media.source import Source
 from hetcache.media.windows import Window, check_window, default_overlap, plan_windows
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.models.options import ModelOptions
+from hetcache.run.identity import request_identity
 from hetcache.run.options import Request
 from hetcache.run.output import Outputs
 
@@ -33,7 +34,8 @@ from hetcache.run.output import Outputs
 class Job:
     """A checked run, complete: nothing else is asked of the command line. `model` is a name or a folder, `why` says
     how it was chosen; `config` is the mode's, as asked. `clip` is the first window's, of `windows` that cover
-    `num_frames` of `source`; most runs have one window. `command` is what to type for this run again."""
+    `num_frames` of `source`; most runs have one window. `command` is what to type for this run again; `identity` is
+    `request_identity`'s."""
 
     mode: Mode
     config: Any
@@ -59,6 +61,7 @@ class Job:
     plan: bool
     target_speedup: float | None
     command: str
+    identity: str
 
     def context(self, config: Any, clip: Clip | None = None) -> RunContext:
         """Token classes of a clip (the first window's; with the mode's margin width) and the model's calibration, on
@@ -123,6 +126,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         plan=wanted.plan,
         target_speedup=wanted.target_speedup,
         command=shlex.join(["python", "inference.py", *request.words]),
+        identity=request_identity(request),
     )
 
 

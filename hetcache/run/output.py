@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -95,17 +96,35 @@ def sole_run(outputs: Outputs) -> Iterator[None]:
     The lock is the system's, on a file beside the output, so that it ends with the process, however that ends; a file
     that a killed run leaves behind is no lock.
     """
-    path = outputs.video.resolve().with_name(f".{outputs.video.stem[:80]}.lock")
+    path = lock_of(outputs.video)
     file = _locked(path)
     if file is None:
         raise UserError(f"output {outputs.video}: another run is writing it; wait for it, or choose another --output")
     try:
+        remove_leftovers(outputs)
         yield
     finally:
         # While it is still held: whoever opened this file before sees that it is no longer the one of this name.
         with suppress(OSError):
             path.unlink()
         file.close()
+
+
+def lock_of(video: Path) -> Path:
+    """The file that a run locks while it writes `video`."""
+    return video.resolve().with_name(f".{video.stem[:80]}.lock")
+
+
+def remove_leftovers(outputs: Outputs) -> None:
+    """Delete the temporary files of a run of these outputs that was killed; for who knows that none is running."""
+    for path in (outputs.video, outputs.record, outputs.raw, outputs.report):
+        if path is None:
+            continue
+        temporary = re.compile(rf"\.{re.escape(path.stem[:80])}\.[0-9a-f]{{8}}\.tmp{re.escape(path.suffix)}")
+        for file in path.resolve().parent.iterdir():
+            if temporary.fullmatch(file.name):
+                with suppress(OSError):
+                    file.unlink()
 
 
 def _locked(path: Path) -> IO[bytes] | None:

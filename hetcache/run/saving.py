@@ -119,6 +119,7 @@ def save_source(job: Job) -> str:
     record = {
         "schema": records.SCHEMA,
         "mode": job.mode.name,
+        "identity": job.identity,
         "note": note,
         **source_facts(job),
         **mask_facts(job),
@@ -134,6 +135,7 @@ def run_facts(job: Job, settings: dict[str, Any], fell_back: Sequence[str]) -> d
     return {
         "schema": records.SCHEMA,
         "mode": job.mode.name,
+        "identity": job.identity,
         "model": job.info.model_id,
         "config": {
             **settings,
