@@ -31,9 +31,9 @@ FLOORS = (  # a room of the house may import itself and the floors below it
     {"method", "baselines", "models", "metrics"},
     {"modes", "report", "evaluation"},
     {"run", "cli", "api", "masking"},
-    {"benchmark", "calibrate"},
+    {"batch", "benchmark", "calibrate"},
 )
-ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("masking", "cli"), ("masking", "run")}
+ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("run", "batch"), ("masking", "cli"), ("masking", "run")}
 ADAPTERS_IMPORT = {"core", "media", "models", "files"}
 
 
