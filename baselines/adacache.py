@@ -123,7 +123,7 @@ class AdaRate(Lead):
         if not self.leads(branch) or not self._is_metric_block(ops):
             return ops.full(x_BND)
         y_BND = ops.add_self_attn(x_BND, ops.self_attn(x_BND).out_BND)
-        self._measure(y_BND - x_BND)
+        self._measure(ops.all_rows(y_BND - x_BND))
         y_BND = ops.add_cross_attn(y_BND, ops.cross_attn(y_BND))
         return ops.add_mlp(y_BND, ops.mlp(y_BND))
 

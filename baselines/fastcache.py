@@ -95,7 +95,9 @@ class StepCount:
 
 class BlockGate(CacheManager):
     """One CFG branch: per block the reference input and the last residual. The blocks decide, so that no decider is
-    asked."""
+    asked. Every process would find other tokens that moved, so that rows are not shared out."""
+
+    splits_rows = False
 
     def __init__(self, config: FastCacheConfig, maps: LinearMaps | None) -> None:
         self._config = config

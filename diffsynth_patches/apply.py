@@ -14,7 +14,8 @@ from diffsynth_patches.compiled import EAGER, Regions, compiled_regions
 from diffsynth_patches.denoiser import WanDenoiser
 from hetcache.core.denoiser import Call
 from hetcache.core.flops import ModelShape
-from hetcache.core.guidance import GuidancePair
+from hetcache.core.guidance import GuidancePair, RankedGuidance
+from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession, now_ms
 from hetcache.core.step import CachedForward, static_schedule
 from hetcache.core.vocabulary import Branch
@@ -34,13 +35,14 @@ class CachedModel:
         pipe: Any,
         session: CacheSession,
         fast_rope: bool = False,
-        pair: GuidancePair | None = None,
+        pair: GuidancePair | RankedGuidance | None = None,
         regions: Regions = EAGER,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._session = session
         self._arguments = ModelArguments(pipe.model_fn)
         self.denoiser = WanDenoiser(pipe, fast_rope, regions)
-        self._forward = CachedForward(self.denoiser, session, pair)
+        self._forward = CachedForward(self.denoiser, session, pair, ranks)
 
     @property
     def shape(self) -> ModelShape | None:
@@ -75,7 +77,12 @@ class TimedUnits:
     """Stands in for `pipe.unit_runner`: same calls, with the time of text and VAE encoding added up. `pair` is told
     what the unconditional branch will be called with."""
 
-    def __init__(self, run: Callable[..., Any], stage_ms: dict[str, float], pair: GuidancePair | None = None) -> None:
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        stage_ms: dict[str, float],
+        pair: GuidancePair | RankedGuidance | None = None,
+    ) -> None:
         self._run = run
         self._stage_ms = stage_ms
         self._pair = pair
@@ -114,13 +121,19 @@ def noise_from(pipe: Any, first: int) -> Iterator[None]:
 
 @contextmanager
 def patched(
-    pipe: Any, session: CacheSession, fast_rope: bool = False, cfg_batch: bool = False, compile_blocks: bool = False
+    pipe: Any,
+    session: CacheSession,
+    fast_rope: bool = False,
+    cfg_batch: bool = False,
+    compile_blocks: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Iterator[CachedModel]:
     """Run `pipe(...)` under `session`: replaces `pipe.model_fn` and `pipe.unit_runner`, restores both on exit,
     also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32 and
     `compile_blocks` compiles the parts between the attentions: faster, and no longer bit for bit upstream's.
     `cfg_batch` runs both branches of guidance as one batch, for modes that
-    `hetcache.modes.planning.check_cfg_batch` lets through.
+    `hetcache.modes.planning.check_cfg_batch` lets through. `ranks` are the processes that run the same call, all with
+    the same arguments, and share its work.
 
     Raises RuntimeError for an untested diffsynth, ValueError for a pipeline that caching does not support and for
     a machine that cannot compile.
@@ -128,14 +141,17 @@ def patched(
     check_version()
     check_pipeline(pipe)
     model_fn, unit_runner = pipe.model_fn, pipe.unit_runner
-    pair = GuidancePair() if cfg_batch else None
+    ranked = RankedGuidance(ranks) if ranks.size > 1 else None
+    pair = GuidancePair() if cfg_batch else ranked
     with compiled_regions(str(pipe.device)) if compile_blocks else nullcontext(EAGER) as regions:
-        model = CachedModel(pipe, session, fast_rope, pair, regions)
+        model = CachedModel(pipe, session, fast_rope, pair, regions, ranks)
         session.measure_schedule = lambda timesteps: static_schedule(model.denoiser, timesteps)
         pipe.model_fn = model
         pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms, pair)
         try:
             yield model
+            if ranked is not None:
+                ranked.finish(session)
         finally:
             pipe.model_fn = model_fn
             pipe.unit_runner = unit_runner

@@ -16,6 +16,7 @@ from hetcache.core.facts import peak_memory_gib
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ManagerFactory
 from hetcache.core.options import EditSettings
+from hetcache.core.ranks import ranks_of
 from hetcache.core.session import CacheSession, Observer, now_ms
 from hetcache.core.vocabulary import Schedule
 from hetcache.files import UserError
@@ -103,9 +104,10 @@ def run_edit(
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    ranks = ranks_of(settings.parallel, settings.parallel_timeout)
     with (
         apply.noise_from(pipe, round(clip.start / FRAMES_PER_LATENT)),
-        apply.patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile) as model,
+        apply.patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile, ranks) as model,
     ):
         images = pipe(
             prompt=settings.prompt,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffsynth.core.vram.layers import AutoWrappedModule
-from diffsynth.models.wan_video_dit import DiTBlock, rope_apply
+from diffsynth.models.wan_video_dit import DiTBlock, flash_attention, rope_apply
 
 from diffsynth_patches.compiled import EAGER, QKV, Regions
 from hetcache.core import block as shared
@@ -69,9 +69,14 @@ class DiTBlockOps(shared.MeteredBlock[BlockInputs]):
         q_BND = inputs.rope(q_BND, inputs.freqs_A, self.num_heads)
         return q_BND, inputs.rope(k_BND, inputs.freqs_A, self.num_heads), v_BND
 
-    def attend(self, q_BND: torch.Tensor, k_BND: torch.Tensor, v_BND: torch.Tensor) -> torch.Tensor:
-        attn = self.block.self_attn
-        out_BND: torch.Tensor = attn.o(attn.attn(q_BND, k_BND, v_BND))
+    def attend_heads(
+        self, q_BND: torch.Tensor, k_BND: torch.Tensor, v_BND: torch.Tensor, num_heads: int
+    ) -> torch.Tensor:
+        out_BND: torch.Tensor = flash_attention(q_BND, k_BND, v_BND, num_heads)
+        return out_BND
+
+    def project(self, heads_BND: torch.Tensor) -> torch.Tensor:
+        out_BND: torch.Tensor = self.block.self_attn.o(heads_BND)
         return out_BND
 
     def cross(self, x_BND: torch.Tensor) -> torch.Tensor:

@@ -107,6 +107,12 @@ class ToyOps:
         self.calls.append(f"at {rows_A.tolist()}")
         return self
 
+    def all_rows(self, x_BND: torch.Tensor) -> torch.Tensor:
+        return x_BND
+
+    def all_heads(self, x_BND: torch.Tensor) -> torch.Tensor:
+        return x_BND
+
     def full(self, x_BND: torch.Tensor) -> torch.Tensor:
         self.calls.append("full")
         return 2 * x_BND

@@ -21,7 +21,7 @@ from hetcache.run.options import Request
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 FILES = ("video", "mask", "output")
-ONE_RUNS_OWN = ("output", "probe", "plan", "resume", "debug")
+ONE_RUNS_OWN = ("output", "probe", "plan", "resume", "debug", "parallel", "parallel_timeout")
 RESULTS = "batch_results"
 Row = Mapping[str, str]
 

@@ -73,6 +73,6 @@ def parse_batch(argv: Sequence[str]) -> BatchRequest:
     if options.out is None:
         raise UsageError("batch: say where to write with --out DIR")
     for word in defaults:
-        if re.match(r"--(output|video|mask|probe|plan|resume)(=|$)", word):
+        if re.match(r"--(output|video|mask|probe|plan|resume|parallel)(=|$)", word):
             raise UsageError(f"batch: {word.split('=')[0]} is one run's; jobs have columns (see batch --help)")
     return BatchRequest(Path(jobs), options.out, options, tuple(defaults))

@@ -11,6 +11,7 @@ from hetcache.files import UserError
 
 Tiling = Literal["auto", "on", "off"]
 Fill = Literal["auto", "grey", "push_pull", "propagate"]
+Parallel = Literal["off", "cfg", "sp", "cfg+sp"]
 MAX_SEED = 2**63
 
 
@@ -84,6 +85,14 @@ class Speed:
         "compile the parts of a block between its attentions with torch.compile, once per run and row count: "
         "not bit-exact; the record says what difference it made",
     )
+    parallel: Parallel = setting(
+        "off",
+        "one video on several GPUs, under torchrun --nproc-per-node N: cfg computes the two branches of guidance on "
+        "two, sp shares out the tokens, cfg+sp does both (docs/scale.md)",
+    )
+    parallel_timeout: float = setting(
+        600.0, "how long a process waits for the others before it gives up", metavar="SECONDS"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,14 @@ class EditSettings(Memory, Speed, Sampling):
         Memory.__post_init__(self)
         if self.cfg_batch and self.cfg_scale == 1:
             raise UserError("--cfg-batch: guidance scale 1 runs one branch alone, leave the flag out")
+        if self.parallel_timeout <= 0:
+            raise refused(self, "parallel_timeout", "seconds, greater than 0")
+        if "cfg" in self.parallel and self.cfg_scale == 1:
+            raise UserError(f"--parallel {self.parallel}: guidance scale 1 runs one branch alone, use --parallel sp")
+        if self.cfg_batch and self.parallel != "off":
+            raise UserError(f"--parallel {self.parallel}: --cfg-batch is for one GPU, leave one of the two out")
+        if self.compile and "sp" in self.parallel:
+            raise UserError(f"--parallel {self.parallel}: not with --compile, leave one of the two out")
 
     @property
     def prompts(self) -> tuple[str, ...]:

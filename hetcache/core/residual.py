@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hetcache.core.lead import Decider
+from hetcache.core.lead import Decider, Lead
 from hetcache.core.store import OFFSET, RESIDUAL, FeatureStore
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Decision, Hidden, Step
 
@@ -23,6 +23,7 @@ class StackResidual(CacheManager):
     def __init__(self, decider: Decider, branch: Branch, level: str = "tokens") -> None:
         self.reuse_level = level
         self.store = FeatureStore()
+        self.shares_decisions = isinstance(decider, Lead)
         self._decider = decider
         self._branch = branch
 

@@ -56,6 +56,7 @@ class CacheSession:
         self.stage_ms: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
         self.loop_end_ms = 0.0
+        self.cache_bytes_elsewhere = 0
 
     @property
     def schedule(self) -> Schedule | None:
@@ -141,11 +142,12 @@ class CacheSession:
 
     @property
     def cache_bytes(self) -> int:
-        """Peak of what the branches' stores held, summed; of several stages the largest."""
+        """Peak of what the branches' stores held, summed; of several stages the largest; after the loop with what other
+        processes kept (`cache_bytes_elsewhere`)."""
         by_stage: Counter[int] = Counter()
         for (stage, _), manager in self._managers.items():
             by_stage[stage] += manager.cache_bytes
-        return max(by_stage.values(), default=0)
+        return max(by_stage.values(), default=0) + self.cache_bytes_elsewhere
 
     def check_budget(self) -> None:
         """Raises CacheBudgetError when the branches keep more than they may."""

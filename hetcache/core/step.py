@@ -7,6 +7,7 @@ run on reused steps too: a third of a step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from hetcache.core.flops import (
     text_flops,
     vace_embedding_flops,
 )
-from hetcache.core.guidance import Computed, GuidancePair
+from hetcache.core.guidance import Computed, GuidancePair, RankedGuidance
+from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
@@ -31,14 +33,22 @@ from hetcache.files import UserError
 
 
 class CachedForward:
-    """The denoiser of one video under `session`'s managers. With `pair` the conditional call computes both branches as
-    one batch under the conditional manager. A plain class on purpose: a pipeline may be an `nn.Module`, which would
-    take a module for its child."""
+    """The denoiser of one video under `session`'s managers. With a `GuidancePair` the conditional call computes both
+    branches as one batch under the conditional manager; `ranks` share the work where there are several, and their
+    `RankedGuidance` gathers it. A plain class on purpose: a pipeline may be an `nn.Module`, which would take a module
+    for its child."""
 
-    def __init__(self, denoiser: Denoiser[Any], session: CacheSession, pair: GuidancePair | None = None) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser[Any],
+        session: CacheSession,
+        pair: GuidancePair | RankedGuidance | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self._denoiser = denoiser
         self._session = session
         self._pair = pair
+        self._ranks = ranks
         self._condition: torch.Tensor | None = None
         self._text: dict[Branch, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rope: tuple[Grid, Any] | None = None
@@ -61,13 +71,16 @@ class CachedForward:
         manager, meter = self._session.manager(call.branch, call.reference_frames), WorkMeter()
         hidden = self._embed(call, meter)
         check_tokens(manager.num_tokens, hidden.grid, call.reference_frames)
-        decision = manager.decide(step, hidden)
+        decision = self._ranks.agree(
+            self._session.position, manager.decide(step, hidden), manager.shares_decisions, hidden.x_BND
+        )
         if decision.plan is not None:
             check_tokens(decision.plan.num_tokens, hidden.grid, call.reference_frames)
         if decision.compute is Compute.REUSE:
             if manager.vace_on_reuse and call.condition is not None:
                 # The result is dropped, so the blocks run plainly and the mode's cache does not see them.
-                self._run_vace(CacheManager(), call, hidden, hidden.x_BND, decision, self._inputs(hidden, meter))
+                inputs = self._inputs(hidden, decision, meter)
+                self._run_vace(CacheManager(), call, hidden, inputs.select(hidden.x_BND), decision, inputs)
             reused = manager.reuse(hidden)
             velocity = reused if manager.reuse_level == "velocity" else self._denoiser.head(hidden, reused)
         else:
@@ -104,29 +117,42 @@ class CachedForward:
             meter.flops += vace_embedding_flops(self.shape, hidden.x_BND.shape[1])
         return self._condition.expand_as(hidden.x_BND)
 
-    def _inputs(self, hidden: Hidden, meter: WorkMeter) -> BlockInputs:
+    def _inputs(self, hidden: Hidden, decision: Decision, meter: WorkMeter) -> BlockInputs:
+        """What the blocks share at this step, restricted to the rows that are computed here."""
         if self._rope is None or self._rope[0] != hidden.grid:
             self._rope = hidden.grid, self._denoiser.rope(hidden)
         inputs: BlockInputs = self._denoiser.inputs(hidden, self._rope[1], meter)
         if not self._noted:
             self._noted = True
             self._session.facts.update(self._denoiser.deviations(hidden, inputs))
-        return inputs
+        rows_A = None if decision.plan is None else decision.plan.rows_A
+        if rows_A is not None:
+            inputs = inputs.at(rows_A)
+        num_rows = hidden.grid.num_tokens if rows_A is None else len(rows_A)
+        share = self._ranks.share(num_rows, rows_A, hidden.x_BND.device)
+        return inputs if share is None else replace(inputs.at(share.mine), share=share)
 
     def _run_stack(
         self, manager: CacheManager, call: Call, hidden: Hidden, decision: Decision, meter: WorkMeter
     ) -> torch.Tensor:
-        denoiser, x = self._denoiser, hidden.x_BND
-        inputs = self._inputs(hidden, meter)
-        if decision.plan is not None:
-            inputs = inputs.at(decision.plan.rows_A)
-            x = x.index_select(1, decision.plan.rows_A)
+        denoiser, inputs = self._denoiser, self._inputs(hidden, decision, meter)
+        share, x = inputs.share, inputs.select(hidden.x_BND)
+        if share is not None and not manager.splits_rows:
+            raise UserError(
+                f"--parallel {self._ranks.kind}: this mode's blocks choose rows of their own, which cannot be shared "
+                "out among processes; use --parallel cfg, or another --mode"
+            )
         hints = None
         if call.condition is not None:
             hints = manager.hints(hidden, decision)
             if hints is None:
                 hints = self._run_vace(manager, call, hidden, x, decision, inputs)
-                manager.keep_hints(hints, decision)
+                if manager.keeps_hints and share is not None:
+                    manager.keep_hints([share.all_rows(hint) for hint in hints], decision)
+                else:
+                    manager.keep_hints(hints, decision)
+            elif share is not None:
+                hints = [hint.index_select(1, share.mine) for hint in hints]
         for layer in range(denoiser.num_layers):
             with denoiser.block("dit", layer, inputs) as ops:
                 x = manager.run_block(ops, x, decision)
@@ -134,7 +160,7 @@ class CachedForward:
             if hints is not None and layer in denoiser.hint_after:
                 hint = denoiser.hint_after[layer]
                 x = x + hints[hint] * call.scales[hint]
-        return manager.merge(hidden, x, decision)
+        return manager.merge(hidden, x if share is None else share.all_rows(x), decision)
 
     def _run_vace(
         self,
@@ -148,9 +174,7 @@ class CachedForward:
         """Hints of the computed rows, one per VACE layer, as a list: DiffSynth restacks all hints at every block, with
         identical results."""
         denoiser, meter = self._denoiser, inputs.meter
-        c = self._embed_condition(call, hidden, meter)
-        if decision.plan is not None:
-            c = c.index_select(1, decision.plan.rows_A)
+        c = inputs.select(self._embed_condition(call, hidden, meter))
         batch, rows, dim = x_BAD.shape
         hints: list[torch.Tensor] = []
         for layer in range(denoiser.num_hints):

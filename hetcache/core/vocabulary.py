@@ -166,6 +166,14 @@ class BlockOps(Protocol):
 
     def add_mlp(self, x_BND: torch.Tensor, out_BND: torch.Tensor) -> torch.Tensor: ...
 
+    def all_rows(self, x_BND: torch.Tensor) -> torch.Tensor:
+        """The rows of the whole step, where several ranks share them; else `x_BND` itself."""
+        ...
+
+    def all_heads(self, x_BND: torch.Tensor) -> torch.Tensor:
+        """Queries or keys of all heads, where several ranks share them; else `x_BND` itself."""
+        ...
+
     def at(self, rows_A: torch.Tensor) -> BlockOps:
         """The same block restricted to the given rows (of the rows it already works on)."""
         ...
@@ -179,10 +187,17 @@ class CacheManager:
     `velocity` (the model output itself). `vace_on_reuse` runs the VACE blocks on reused steps and drops their result,
     as DiffSynth's own cache does. `num_tokens` is how many tokens the mode was told of before the run, None where it
     takes any number: a denoiser with another number is refused at its first call.
+
+    For several processes that compute one video: `shares_decisions` says that both branches decide as one, by what the
+    first sees; `keeps_hints` that `keep_hints` wants the hints of all rows; `splits_rows` that a step's rows may be
+    shared out among processes.
     """
 
     reuse_level: str = "tokens"
     vace_on_reuse: bool = False
+    shares_decisions: bool = False
+    keeps_hints: bool = False
+    splits_rows: bool = True
     num_tokens: int | None = None
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:

@@ -154,6 +154,9 @@ class CompactTokens(CacheManager):
         self.store = FeatureStore()
         self.reuse_level = "velocity" if config.whole_steps_only else "tokens"
         self.num_tokens = selector.classes.num_tokens if selector is not None else None
+        # The tokens are chosen by what the first branch sees.
+        self.shares_decisions = True
+        self.keeps_hints = config.partial_vace == "hints" and not config.whole_steps_only
         self._decider = decider
         self._branch = branch
         self._reuses = reuses
@@ -190,7 +193,7 @@ class CompactTokens(CacheManager):
         return hints
 
     def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
-        if self.config.partial_vace == "hints" and not self.config.whole_steps_only:
+        if self.keeps_hints:
             for layer, hint_BND in enumerate(hints):
                 self.store.put("vace", layer, "hint", hint_BND)
 
@@ -240,6 +243,7 @@ class CompactTokens(CacheManager):
 
     def _observe(self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor) -> None:
         if self.selector is not None and self.selector.wants_evidence(self._step_index):
+            x_BND, q_BND, k_BND = ops.all_rows(x_BND), ops.all_heads(q_BND), ops.all_heads(k_BND)
             self.selector.observe(self._step_index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)
 
 

@@ -52,6 +52,8 @@ class ComposedManager(CacheManager):
         self.base = base
         self.num_tokens = base.num_tokens
         self.store = FeatureStore()
+        self.shares_decisions, self.keeps_hints = base.shares_decisions, base.keeps_hints
+        self.splits_rows = base.splits_rows
         self._outer = outer
         self._outer_reuses = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -43,9 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        complain(f"{PROGRAM}: error: {error}")
+        complain(f"{PROGRAM}{who()}: error: {error}")
         return 2
     return 0
+
+
+def who() -> str:
+    """Which of several processes speaks, where that is not the first."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" or "WORLD_SIZE" not in os.environ else f" (rank {rank})"
 
 
 def show_probe(path: Path) -> None:
@@ -62,12 +69,15 @@ def show_probe(path: Path) -> None:
 def run(request: Request, studio: Studio | None = None) -> None:
     """Hold the outputs, then edit, with the model that `studio` holds; a plan writes none."""
     # Imported here and below: --help and a bad flag need none of it, and torch takes seconds to load.
-    from hetcache.run.output import check_outputs, sole_run
+    from hetcache.run.parallel import joined
 
     start = time.perf_counter()
-    outputs = check_outputs(request)
-    with nullcontext() if request.output.plan else sole_run(outputs):
-        run_held(request, outputs, start, studio)
+    with joined(request) as mine:
+        from hetcache.run.output import check_outputs, sole_run
+
+        outputs = check_outputs(mine)
+        with nullcontext() if mine.output.plan else sole_run(outputs):
+            run_held(mine, outputs, start, studio)
 
 
 def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | None = None) -> None:
