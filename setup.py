@@ -34,6 +34,7 @@ setup(
         "hetcache.data": ["README.md", "*.mp4", "tiny/*"],
     },
     install_requires=REQUIREMENTS,
+    extras_require={"ray": ["ray>=2.40"]},
     entry_points={
         "console_scripts": [
             "hetcache = hetcache.run.command:main",

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 def run_batch(request: BatchRequest) -> int:
     """See `main`."""
     from hetcache.batch.manifest import RESULTS, read_tasks
-    from hetcache.batch.runner import check_out, is_finished
+    from hetcache.batch.runner import check_out, is_finished, tidy
     from hetcache.batch.storage import join
 
     tasks = read_tasks(request.jobs, request.out, request.defaults)
@@ -56,6 +56,11 @@ def run_batch(request: BatchRequest) -> int:
         is_interrupted = True
     finally:
         bar.close()
+        for job in schedule.jobs:
+            if job.state in (RUNNING, FAILED) and job.tries:
+                tidy(job.task)
+            if job.state == RUNNING and is_finished(job.task):
+                job.state = DONE
         results = join(request.out, f"{RESULTS}.json")
         write_results(results, schedule)
     tell(schedule, results)
@@ -80,6 +85,10 @@ def prompts_of(schedule: Schedule) -> list[str]:
 
 def make_pool(options: BatchOptions, prompts: Sequence[str]) -> AbstractContextManager[Pool]:
     """Raises UserError for GPUs that are not there."""
+    if options.ray is not None:
+        from hetcache.batch.ray_pool import RayPool
+
+        return RayPool(options.ray, options.workers, options.gpus, prompts)
     from hetcache.batch.local_pool import LocalPool
 
     return LocalPool(environments(options), prompts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Step
 from hetcache.files import UserError, write_json
 from hetcache.run.attempt import Outcome, attempt
+from hetcache.run.output import Outputs, sole_run
 from hetcache.run.studio import Studio
 from hetcache.run.window_store import WindowStore
 
@@ -107,3 +108,14 @@ def check_out(out: str) -> None:
         Path(storage.local(out)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}; choose another folder") from error
+
+
+def tidy(task: Task) -> None:
+    """Remove what a worker that is gone has left half-written beside the task's output."""
+    if storage.is_url(task.output):
+        return
+    video = Path(task.output)
+    names = [video.with_name(f"{video.stem}_raw.mp4"), video.with_suffix(".html")]
+    # Unless another run has it by now.
+    with suppress(UserError, OSError), sole_run(Outputs(video, video.with_suffix(".json"), *names)):
+        pass

@@ -10,8 +10,12 @@ from typing import Any
 
 from hetcache.batch.pool import Ended, Lost, Pool, Stepped
 from hetcache.batch.task import Task
+from hetcache.files import UserError
 
 WAITING, RUNNING, DONE, SKIPPED, FAILED = "not run", "running", "done", "already done", "failed"
+
+LOST_IN_A_ROW = 4
+"""Jobs, each with all its tries, that may lose their workers one after another."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Schedule:
         self.jobs = [Progress(task) for task in tasks]
         self._retries = retries
         self._on_change = on_change
+        self._lost_in_a_row = 0
         self._at: dict[int, Progress] = {}
 
     def skip_finished(self, is_finished: Callable[[Task], bool]) -> None:
@@ -58,7 +63,7 @@ class Schedule:
                 job.state = SKIPPED
 
     def run(self, pool: Pool) -> None:
-        """Until every job is done or has failed."""
+        """Until every job is done or has failed. Raises UserError where no worker lives long enough for a job."""
         waiting = deque(job for job in self.jobs if job.state == WAITING)
         while waiting or self._at:
             for slot in pool.slots:
@@ -71,6 +76,7 @@ class Schedule:
                     job.step = event.done, event.count
                     continue
                 del self._at[event.slot]
+                self._lost_in_a_row = self._lost_in_a_row + 1 if isinstance(event, Lost) else 0
                 job.seconds = time.monotonic() - job.began
                 if isinstance(event, Ended) and event.outcome.error is None:
                     job.state, job.error = DONE, None
@@ -80,6 +86,8 @@ class Schedule:
                     pool.drop(event.slot)
                     reason = event.reason if isinstance(event, Lost) else event.outcome.error
                     self._again(job, event.slot, reason, waiting)
+                    if self._lost_in_a_row >= LOST_IN_A_ROW * (1 + self._retries):
+                        raise UserError(f"{self._lost_in_a_row} workers in a row were lost: {reason}")
         self._on_change()
 
     def _next(self, waiting: deque[Progress], slot: int, num_slots: int) -> Progress | None:

@@ -9,6 +9,7 @@ import pytest
 from hetcache.batch.pool import Ended, Event, Lost, Stepped
 from hetcache.batch.schedule import DONE, FAILED, RUNNING, SKIPPED, WAITING, Schedule
 from hetcache.batch.task import Task
+from hetcache.files import UserError
 from hetcache.run.attempt import Outcome
 
 
@@ -80,6 +81,13 @@ def test_a_job_that_kills_every_worker_is_given_up(retries: int) -> None:
     assert [job.state for job in schedule.jobs] == [DONE, FAILED, DONE]
     assert schedule.jobs[1].error == f"SIGSEGV (given up after {retries + 1} tries)"
     assert len(pool.dropped) == retries + 1
+
+
+def test_a_batch_whose_workers_all_die_ends() -> None:
+    pool, schedule = FakePool(2, lambda slot, task, tries: Lost(slot, "no module")), Schedule(tasks(*"abcdefgh"), 1)
+    with pytest.raises(UserError, match="8 workers in a row were lost: no module"):
+        schedule.run(pool)
+    assert [job.state for job in schedule.jobs].count(WAITING) >= 3
 
 
 def test_a_bad_file_is_final_and_a_broken_device_is_not() -> None:
