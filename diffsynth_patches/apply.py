@@ -15,7 +15,6 @@ from diffsynth_patches.denoiser import WanDenoiser
 from hetcache.core.denoiser import Call
 from hetcache.core.flops import ModelShape
 from hetcache.core.guidance import GuidancePair, RankedGuidance
-from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession, now_ms
 from hetcache.core.step import CachedForward, static_schedule
 from hetcache.core.vocabulary import Branch
@@ -37,12 +36,11 @@ class CachedModel:
         fast_rope: bool = False,
         pair: GuidancePair | RankedGuidance | None = None,
         regions: Regions = EAGER,
-        ranks: Ranks = ALONE,
     ) -> None:
         self._session = session
         self._arguments = ModelArguments(pipe.model_fn)
         self.denoiser = WanDenoiser(pipe, fast_rope, regions)
-        self._forward = CachedForward(self.denoiser, session, pair, ranks)
+        self._forward = CachedForward(self.denoiser, session, pair)
 
     @property
     def shape(self) -> ModelShape | None:
@@ -126,14 +124,13 @@ def patched(
     fast_rope: bool = False,
     cfg_batch: bool = False,
     compile_blocks: bool = False,
-    ranks: Ranks = ALONE,
 ) -> Iterator[CachedModel]:
     """Run `pipe(...)` under `session`: replaces `pipe.model_fn` and `pipe.unit_runner`, restores both on exit,
     also after an exception, and drops the session's cached tensors. `fast_rope` rotates in float32 and
     `compile_blocks` compiles the parts between the attentions: faster, and no longer bit for bit upstream's.
     `cfg_batch` runs both branches of guidance as one batch, for modes that
-    `hetcache.modes.planning.check_cfg_batch` lets through. `ranks` are the processes that run the same call, all with
-    the same arguments, and share its work.
+    `hetcache.modes.planning.check_cfg_batch` lets through. The session's ranks all make the same call and share its
+    work.
 
     Raises RuntimeError for an untested diffsynth, ValueError for a pipeline that caching does not support and for
     a machine that cannot compile.
@@ -141,10 +138,10 @@ def patched(
     check_version()
     check_pipeline(pipe)
     model_fn, unit_runner = pipe.model_fn, pipe.unit_runner
-    ranked = RankedGuidance(ranks) if ranks.size > 1 else None
+    ranked = RankedGuidance(session.ranks) if session.ranks.size > 1 else None
     pair = GuidancePair() if cfg_batch else ranked
     with compiled_regions(str(pipe.device)) if compile_blocks else nullcontext(EAGER) as regions:
-        model = CachedModel(pipe, session, fast_rope, pair, regions, ranks)
+        model = CachedModel(pipe, session, fast_rope, pair, regions)
         session.measure_schedule = lambda timesteps: static_schedule(model.denoiser, timesteps)
         pipe.model_fn = model
         pipe.unit_runner = TimedUnits(unit_runner, session.stage_ms, pair)

@@ -100,14 +100,14 @@ def run_edit(
     observer: Observer | None = None,
 ) -> EditResult:
     """See `hetcache.models.backend.Pipeline.edit`."""
-    pipe, session = pipeline.pipe, CacheSession(make_manager, observer, settings.cache_budget_gib)
+    ranks = ranks_of(settings.parallel, settings.parallel_timeout)
+    pipe, session = pipeline.pipe, CacheSession(make_manager, observer, settings.cache_budget_gib, ranks=ranks)
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    ranks = ranks_of(settings.parallel, settings.parallel_timeout)
     with (
         apply.noise_from(pipe, round(clip.start / FRAMES_PER_LATENT)),
-        apply.patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile, ranks) as model,
+        apply.patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile) as model,
     ):
         images = pipe(
             prompt=settings.prompt,

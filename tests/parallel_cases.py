@@ -78,7 +78,8 @@ def run_case(pipe: Any, case: Case, ranks: Ranks = ALONE) -> dict[str, Any]:
     kwargs = pipe_kwargs(frames_THWC, mask_THW, num_inference_steps=case.get("steps", 6))
     if "sleep" in case:
         session.check_budget = lambda: time.sleep(case["sleep"])  # type: ignore[method-assign]
-    with patched(pipe, session, ranks=ranks):
+    session.ranks = ranks
+    with patched(pipe, session):
         video = pipe(**{**kwargs, "progress_bar_cmd": session.steps})
     records = [replaced(record, flops=0) for record in session.trace.records]
     return {

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hetcache.core.mode import ManagerFactory
+from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.trace import StepRecord, Trace
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Schedule, Step
 from hetcache.files import UserError
@@ -30,7 +31,8 @@ class CacheSession:
     runs. Where a scheduler drives the loop, the adapter calls `begin` once and `advance` before every step and after
     the last. `observer(step, records)` is called after every step. `budget_gib` bounds what the branches keep together.
     `make_stage` makes the managers of each further stage, for pipelines that change their model in mid-loop (two
-    experts). A session serves one run; a second one raises RuntimeError.
+    experts). `ranks` are the processes that compute this video together. A session serves one run; a second one raises
+    RuntimeError.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class CacheSession:
         observer: Observer | None = None,
         budget_gib: float | None = None,
         make_stage: Callable[[], ManagerFactory] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._make_manager = make_manager
         self._later: list[ManagerFactory] = []
         self._observer = observer
         self._budget_gib = budget_gib
         self._make_stage = make_stage
+        self.ranks = ranks
         self._managers: dict[tuple[int, Branch], CacheManager] = {}
         self._stage = 0
         self._start_ms = 0.0

@@ -25,7 +25,6 @@ from hetcache.core.flops import (
     vace_embedding_flops,
 )
 from hetcache.core.guidance import Computed, GuidancePair, RankedGuidance
-from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
@@ -34,21 +33,20 @@ from hetcache.files import UserError
 
 class CachedForward:
     """The denoiser of one video under `session`'s managers. With a `GuidancePair` the conditional call computes both
-    branches as one batch under the conditional manager; `ranks` share the work where there are several, and their
-    `RankedGuidance` gathers it. A plain class on purpose: a pipeline may be an `nn.Module`, which would take a module
-    for its child."""
+    branches as one batch under the conditional manager; the session's ranks share the work where there are several,
+    and their `RankedGuidance` gathers it. A plain class on purpose: a pipeline may be an `nn.Module`, which would take
+    a module for its child."""
 
     def __init__(
         self,
         denoiser: Denoiser[Any],
         session: CacheSession,
         pair: GuidancePair | RankedGuidance | None = None,
-        ranks: Ranks = ALONE,
     ) -> None:
         self._denoiser = denoiser
         self._session = session
         self._pair = pair
-        self._ranks = ranks
+        self._ranks = session.ranks
         self._condition: torch.Tensor | None = None
         self._text: dict[Branch, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rope: tuple[Grid, Any] | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hetcache.core.mode import ManagerFactory, RunContext
+from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession
 from hetcache.models.backend import backend_of
 from hetcache.modes import MODES
@@ -17,7 +18,12 @@ from hetcache.modes import MODES
 
 @contextmanager
 def enable_cache(
-    pipe: Any, mode: str, mask: Any = None, model_id: str = "wan2.1-vace-1.3b", **settings: Any
+    pipe: Any,
+    mode: str,
+    mask: Any = None,
+    model_id: str = "wan2.1-vace-1.3b",
+    ranks: Ranks = ALONE,
+    **settings: Any,
 ) -> Iterator[CacheSession]:
     """Run one `pipe(...)` call of a DiffSynth `WanVideoPipeline` under a caching mode.
 
@@ -28,6 +34,9 @@ def enable_cache(
         with enable_cache(pipe, "hetcache", mask, cache_thresh=0.05) as session:
             video = pipe(..., progress_bar_cmd=session.steps)
         print(session.trace.decisions(Branch.COND))
+
+    `ranks` are the processes that all make this very call, of which each computes its share: `ranks_of("cfg", 600.0)`
+    after `torch.distributed.init_process_group` (docs/scale.md).
 
     Raises ValueError for an unknown mode, a bad setting, mask or model id, and for a pipeline of another library.
     """
@@ -41,6 +50,6 @@ def enable_cache(
     def make_managers() -> ManagerFactory:
         return chosen.build(config, context)
 
-    session = CacheSession(make_managers(), make_stage=make_managers)
+    session = CacheSession(make_managers(), make_stage=make_managers, ranks=ranks)
     with backend_of(pipe).patched(pipe, session):
         yield session

@@ -24,6 +24,7 @@ from diffsynth.pipelines.wan_video import model_fn_wan_video
 
 from diffsynth_patches.apply import CachedModel
 from hetcache.core.flops import full_step_flops
+from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses
 from hetcache.core.vocabulary import Branch, Compute, Grid, Schedule, Step
@@ -96,7 +97,7 @@ def timed(
 
 class StepBench:
     """HetCache's branches, the conditional one alone unless `guided`, whose next step can be made full, partial or
-    reused at will. `options` go to `CachedModel`."""
+    reused at will, shared out among `ranks`. `options` go to `CachedModel`."""
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class StepBench:
         context_kv: str,
         guided: bool = False,
         clock: Callable[[], float] = time.perf_counter,
+        ranks: Ranks = ALONE,
         **options: Any,
     ) -> None:
         config = HetCacheConfig(
@@ -124,7 +126,7 @@ class StepBench:
         context = rest.nonzero().squeeze(1).to(model.device)
         self.rows = rows
         selector = TokenSelector(TokenClasses(grid, rows, rows[:0], context), config.selection())
-        self.session = CacheSession(replayed(config, selector, "FPR"))
+        self.session = CacheSession(replayed(config, selector, "FPR"), ranks=ranks)
         self.session.begin(Schedule((500.0,) * 3))
         self.forward, self.device = CachedModel(model, self.session, **options), str(model.device)
         negative = {**kwargs, "positive": False, "context": -kwargs["context"]}

@@ -43,8 +43,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     kwargs = inputs_of(model, grid, args)
     sizes = (model, kwargs, grid, round(args.active * grid.num_tokens), "rows", args.context_kv, True)
     alone_ms, alone = medians(StepBench(*sizes), args.repeats)
-    together = StepBench(*sizes, pair=RankedGuidance(team), ranks=team)
-    together_ms, shared = medians(together, args.repeats)
+    together_ms, shared = medians(StepBench(*sizes, ranks=team, pair=RankedGuidance(team)), args.repeats)
     rows = []
     for compute in Compute:
         difference = (shared[compute].float() - alone[compute].float()).norm() / alone[compute].float().norm()
