@@ -128,6 +128,8 @@ class Team(Ranks):
         first = self.rank - self.rank % self.sp_size
         self._mates = range(first, first + self.sp_size)
         span = timedelta(seconds=timeout_s)
+        self._rows_group: Any = None
+        self._branch_group: Any = None
         # Every process makes every group, in the same order.
         for start in range(0, self.size, self.sp_size):
             group = dist.new_group(list(range(start, start + self.sp_size)), timeout=span)
@@ -138,7 +140,7 @@ class Team(Ranks):
             if start == self.rank % self.sp_size:
                 self._branch_group = pair
         # Small things go between CPUs, so that no device waits for them.
-        self._words_group = dist.new_group(backend="gloo", timeout=span)
+        self._words_group: Any = dist.new_group(backend="gloo", timeout=span)
 
     def branch_of(self, rank: int) -> Branch | None:
         return None if self.size == self.sp_size else BRANCHES[rank // self.sp_size]
@@ -158,7 +160,8 @@ class Team(Ranks):
             if other != position:
                 raise RankError(f"--parallel: rank {self.rank} is at step {position} and rank {rank} at step {other}")
         leader = 0 if is_shared else self._mates[0]
-        _, led, led_sizes = said[leader]
+        led: Decision = said[leader][1]
+        led_sizes: dict[str, int] | None = said[leader][2]
         if not is_shared:
             for rank in self._mates:
                 if said[rank] != said[leader]:
