@@ -61,7 +61,9 @@ def request_identity(request: Request, files: Mapping[str, Facts] | None = None)
         "output": output,
         "files": files,
         "weights": facts_of_weights(model),
-        "calibration": digest(CALIBRATIONS) if model == "auto" else calibration_digest(model_info(model).model_id),
+        "calibration": digest(CALIBRATIONS)
+        if model == "auto"
+        else calibration_digest(model_info(model).model_id, model),
         "versions": package_versions(),
     }
     return digest(to_json(asked, None))[:32]
