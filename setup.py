@@ -1,4 +1,5 @@
-"""Packages, their data and the console commands; dependencies are those of requirements.txt."""
+"""Packages, their data and the console commands; dependencies are those of requirements.txt, and those
+of an extra in a file of its own."""
 
 from pathlib import Path
 
@@ -10,11 +11,12 @@ VERSION = next(
     for line in (ROOT / "hetcache/__init__.py").read_text(encoding="utf-8").splitlines()
     if "__version__ =" in line
 )
-REQUIREMENTS = [
-    line
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    if line and not line.startswith("#")
-]
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
 
 setup(
     name="hetcache",
@@ -24,17 +26,20 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # `baselines` and `diffsynth_patches` are global names because the repository's layout is the import layout: a mode
+    # `baselines` and the `*_patches` are global names because the repository's layout is the import layout: a mode
     # is `baselines.NAME` and an adapter `diffsynth_patches.NAME` in a checkout and in an installation alike.
-    packages=[*find_packages(include=["hetcache*", "diffsynth_patches*", "baselines*"]), "hetcache.data"],
+    packages=[
+        *find_packages(include=["hetcache*", "diffsynth_patches*", "diffusers_patches*", "baselines*"]),
+        "hetcache.data",
+    ],
     # The example and the embedded model stay in the repository's `data`; a wheel has them where `hetcache.files` looks.
     package_dir={"hetcache.data": "data"},
     package_data={
         "hetcache": ["calibrate/calibrations/*", "report/*.css", "report/*.js", "py.typed"],
         "hetcache.data": ["README.md", "*.mp4", "tiny/*"],
     },
-    install_requires=REQUIREMENTS,
-    extras_require={"ray": ["ray>=2.40"]},
+    install_requires=requirements("requirements.txt"),
+    extras_require={"diffusers": requirements("requirements-diffusers.txt"), "ray": ["ray>=2.40"]},
     entry_points={
         "console_scripts": [
             "hetcache = hetcache.run.command:main",

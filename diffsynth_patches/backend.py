@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffsynth_patches import apply, compiled, loader, random_weights
 from diffsynth_patches.denoiser import model_shape, static_schedule
+from hetcache.core.calibration import CalibrationNeed
 from hetcache.core.facts import peak_memory_gib
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ManagerFactory
@@ -86,6 +87,9 @@ class DiffSynth:
 
     def patched(self, pipe: Any, session: CacheSession) -> AbstractContextManager[Any]:
         return apply.patched(pipe, session)
+
+    def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
+        return CalibrationNeed(model_id or "wan2.1-vace-1.3b", asked=model_id or "wan2.1-vace-1.3b")
 
 
 BACKEND = DiffSynth()

@@ -37,6 +37,8 @@ def check_pipeline(pipe: Any) -> None:
     """Raise ValueError for pipelines whose denoiser is not one Wan DiT with an optional VACE branch."""
     from diffsynth.models.wan_video_dit import WanModel
 
+    if type(pipe.model_fn).__module__.startswith("diffsynth_patches."):
+        raise ValueError("the pipeline is under a session already: disable that first")
     if not isinstance(pipe.dit, WanModel):
         raise ValueError(f"the pipeline's dit is a {type(pipe.dit).__name__}; only WanModel is supported")
     for name in ("dit2", "vace2", "vap", "animate_adapter", "motion_controller"):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("hetcache", "baselines", "diffsynth_patches")
+PACKAGES = ("hetcache", "baselines", "diffsynth_patches", "diffusers_patches")
+ADAPTERS = {"diffsynth_patches": "diffsynth", "diffusers_patches": "diffusers"}
 LAYERS = {  # module -> what it may import of the project
     "hetcache.core.vocabulary": set(),
     "hetcache.core.drift": {"hetcache.core.vocabulary"},
@@ -56,9 +57,10 @@ def imported(path):
 def test_direction(name, path):
     names = set(imported(path))
     tops = {n.split(".")[0] for n in names}
-    if not name.startswith("diffsynth_patches"):
-        assert "diffsynth" not in tops
-        assert "diffsynth_patches" not in tops
+    for adapter, library in ADAPTERS.items():
+        if not name.startswith(adapter):
+            assert library not in tops
+            assert adapter not in tops
     if name.startswith(("baselines", "hetcache.method")):
         own = {n for n in names if n.startswith(("hetcache.", "baselines."))}
         assert all(n.startswith(("hetcache.core", "hetcache.method", name)) for n in own)
@@ -78,7 +80,7 @@ def room(module):
 
 
 def test_every_room_has_its_floor():
-    assert {room(name) for name, _ in modules()} <= {*HEIGHT, "hetcache", "diffsynth_patches"}
+    assert {room(name) for name, _ in modules()} <= {*HEIGHT, "hetcache", *ADAPTERS}
 
 
 @pytest.mark.parametrize("name, path", list(modules()))
@@ -89,7 +91,7 @@ def test_nothing_reaches_up(name, path):
         other = room(module)
         if other == own or own == "hetcache" or other not in HEIGHT:
             continue
-        if own == "diffsynth_patches":
+        if own in ADAPTERS:
             assert other in ADAPTERS_IMPORT, module
         else:
             assert HEIGHT[other] < HEIGHT[own] or (own, other) in ACROSS, module
@@ -105,7 +107,7 @@ def test_packages_do_not_print_nor_keep_globals(name, path):
 
 def test_importing_the_modes_does_not_load_torch():
     """The command line reads their settings, and `--help` must not take seconds."""
-    code = "import sys, hetcache.modes; assert not {'torch', 'diffsynth', 'numpy'} & set(sys.modules)"
+    code = "import sys, hetcache.modes; assert not {'torch', 'diffsynth', 'diffusers', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

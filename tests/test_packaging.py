@@ -21,8 +21,17 @@ import pytest
 import hetcache
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("hetcache", "baselines", "diffsynth_patches")
-SOURCES = (*PACKAGES, "data", "setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
+PACKAGES = ("hetcache", "baselines", "diffsynth_patches", "diffusers_patches")
+SOURCES = (
+    *PACKAGES,
+    "data",
+    "setup.py",
+    "pyproject.toml",
+    "requirements.txt",
+    "requirements-diffusers.txt",
+    "README.md",
+    "LICENSE",
+)
 DOORS = ("inference.py", "evaluation.py")
 NOT_IMPORTED = {"scikit-learn": "the oracle of k-means, and named by the project's brief", "imageio": "named by it too"}
 
@@ -176,10 +185,19 @@ def distributions(modules: set[str], declared: set[str]) -> set[str]:
 
 def test_requirements_are_the_imports_of_the_packages() -> None:
     declared = required("requirements.txt")
-    used = distributions(imported(*PACKAGES, *DOORS), declared)
-    assert declared - set(NOT_IMPORTED) == used - set(NOT_IMPORTED)
+    extra = required("requirements-diffusers.txt")
+    used = distributions(imported(*PACKAGES, *DOORS), declared | extra)
+    assert declared - set(NOT_IMPORTED) == used - set(NOT_IMPORTED) - extra
+    assert extra - {"accelerate", "ftfy"} == {"diffusers"}  # what diffusers' Wan pipelines load without saying so
+
+
+def test_the_extras_versions_are_those_that_the_adapter_lets_through() -> None:
+    from diffusers_patches.compat import TESTED_VERSIONS
+
+    low, high = (".".join(map(str, bound)) for bound in TESTED_VERSIONS)
+    assert f"diffusers>={low},<{high}" in (ROOT / "requirements-diffusers.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_scripts_and_tests_import_nothing_undeclared() -> None:
-    declared = required("requirements.txt") | required("requirements-dev.txt")
+    declared = required("requirements.txt") | required("requirements-diffusers.txt") | required("requirements-dev.txt")
     assert distributions(imported(*PACKAGES, *DOORS, "scripts", "tests"), declared) <= declared

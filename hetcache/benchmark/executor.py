@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hetcache.benchmark import quality
 from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
-from hetcache.core.calibration import Calibration, load_calibration
+from hetcache.core.calibration import Calibration
 from hetcache.core.facts import hardware
 from hetcache.core.mode import ManagerFactory, RunContext
 from hetcache.core.options import EditSettings
@@ -164,7 +164,7 @@ class Bench:
     def _load_calibration(self) -> Calibration:
         """Read once: a file that changes during a benchmark must not divide it into two."""
         if self._calibration is None:
-            self._calibration = load_calibration(self._info.model_id, model=self._settings.model)
+            self._calibration = self._info.calibration(self._settings.model).load()
         return self._calibration
 
 

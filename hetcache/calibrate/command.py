@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         pipeline = backend(info.backend).load(model, options)
         measured = measure(pipeline, clips, info.complete(request.edit), asked.rank)
         output = asked.output or own_calibration_file(info.model_id, model)
-        write(output, info.model_id, measured, request, str(dtype).removeprefix("torch."), weights_fingerprint(model))
+        write(output, info, measured, request, str(dtype).removeprefix("torch."), weights_fingerprint(model))
     except (ValueError, OSError) as error:
         print(f"hetcache.calibrate: error: {error}", file=sys.stderr)
         return 2
@@ -93,7 +93,7 @@ def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int
 
 
 def write(
-    output: Path, model_id: str, measured: Measured, request: CalibrationRequest, dtype: str, weights: str
+    output: Path, info: ModelInfo, measured: Measured, request: CalibrationRequest, dtype: str, weights: str
 ) -> None:
     """Write the JSON and the linear maps beside it, and read them back. `weights` is the fingerprint of those measured,
     empty where they have none."""
@@ -104,7 +104,9 @@ def write(
     curve = change_curve(schedule.timesteps, changes)
     data: dict[str, Any] = {
         "schema": SCHEMA,
-        "model": model_id,
+        "model": info.model_id,
+        "library": info.backend,
+        "sampler": info.sampler,
         "source": "python -m hetcache.calibrate",
         **({"weights": weights} if weights else {}),
         "measured_on": {
@@ -121,9 +123,9 @@ def write(
     }
     if measured.fits:
         maps = output.with_suffix(".fastcache.safetensors")
-        data["fastcache"] = write_maps(maps, model_id, measured.fits, asked.rank)
+        data["fastcache"] = write_maps(maps, info.model_id, measured.fits, asked.rank)
     write_json(output, data, indent=1)
-    load_calibration(model_id, output).linear_maps()
+    load_calibration(info.model_id, output).linear_maps()
 
 
 def polynomial(signal: tuple[float, ...], changes: list[float]) -> dict[str, Any]:

@@ -8,18 +8,20 @@ path a user gives; a model without one is an error that names the command that m
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
 from hetcache.core.vocabulary import Branch
-from hetcache.files import CALIBRATIONS, UserError, digest
+from hetcache.files import CALIBRATIONS, StrPath, UserError, digest
 
 if TYPE_CHECKING:
     from hetcache.core.linear_maps import LinearMaps
 
 SCHEMA = 1
+LIBRARY = "diffsynth"
+"""What a calibration that does not say was measured under."""
 
 
 class CalibrationError(UserError):
@@ -32,7 +34,8 @@ class Calibration:
 
     `teacache` maps a static signal (`e0`, `e`) to its rescaling; `drift` is the tabulated change of the stack
     residual; `magcache` maps a branch (`cond`, `uncond`) to its magnitude ratios, one per step, the first 1.0;
-    `fastcache` is the file with the blocks' linear maps. `raw` is the whole JSON.
+    `fastcache` is the file with the blocks' linear maps. `library` and `sampler` say what it was measured under,
+    `asked` how `--model` names the model where that is not `model`. `raw` is the whole JSON.
     """
 
     model: str
@@ -41,6 +44,9 @@ class Calibration:
     drift: ChangeCurve | None = None
     magcache: dict[str, tuple[float, ...]] = field(default_factory=dict)
     fastcache: Path | None = None
+    library: str = LIBRARY
+    sampler: str = ""
+    asked: str = ""
     raw: dict[str, Any] = field(default_factory=dict)
 
     def rescale(self, signal: str) -> Rescale:
@@ -74,7 +80,45 @@ class Calibration:
             raise CalibrationError(f"{error}: run {_command(self.model)}") from error
 
     def _missing(self, what: str) -> CalibrationError:
-        return CalibrationError(f"model {self.model!r} has no calibration {what}: run {_command(self.model)}")
+        return CalibrationError(
+            f"model {self.model!r} has no calibration {what}: run {_command(self.asked or self.model)}"
+        )
+
+
+@dataclass(frozen=True)
+class CalibrationNeed:
+    """Which calibration a run needs: a model's, measured under the same library and, where that has several, sampler,
+    because both change the signal. `asked` is the model as `hetcache.calibrate --model` takes it, None where no command
+    can make one."""
+
+    model_id: str
+    library: str = LIBRARY
+    sampler: str = ""
+    asked: str | None = None
+
+    def load(self, path: StrPath | None = None) -> Calibration:
+        """From `path`, from the model's own folder or from the package. Raises CalibrationError, with the command that
+        makes the right one."""
+        file = Path(path) if path is not None else calibration_file(self.model_id, self.asked)
+        if not file.is_file():
+            found = "" if path is None else f"{file}: "
+            raise CalibrationError(
+                f"{found}no calibration for model {self.model_id!r} ({file.name} not found): {self._remedy()}"
+            )
+        calibration = load_calibration(self.model_id, file, self.asked)
+        origin = " with ".join(filter(None, (calibration.library, calibration.sampler)))
+        mine = " with ".join(filter(None, (self.library, self.sampler)))
+        if origin != mine:
+            raise CalibrationError(
+                f"{file.name} was measured in {origin} and this run is {mine}, whose timesteps change otherwise: "
+                f"{self._remedy()}"
+            )
+        return replace(calibration, asked=self.asked or self.model_id)
+
+    def _remedy(self) -> str:
+        if self.asked is not None:
+            return f"run {_command(self.asked)}"
+        return "no command makes one for this pipeline; choose a mode that needs none, such as easycache"
 
 
 def calibration_file(model_id: str, model: str | None = None) -> Path:
@@ -158,7 +202,9 @@ def _parse(data: dict[str, Any], folder: Path) -> Calibration:
         curve,
         ratios,
         folder / maps if maps is not None else None,
-        data,
+        str(data.get("library", LIBRARY)),
+        str(data.get("sampler", "")),
+        raw=data,
     )
 
 

@@ -14,8 +14,8 @@ import torch
 
 from hetcache.files import CALIBRATIONS, EMBEDDED_WEIGHTS, ROOT, digest
 
-PACKAGES = ("hetcache", "diffsynth", "torch", "numpy", "scipy", "pillow", "scikit-learn", "imageio-ffmpeg")
-CODE = ("hetcache", "baselines", "diffsynth_patches")
+PACKAGES = ("hetcache", "diffsynth", "diffusers", "torch", "numpy", "scipy", "pillow", "scikit-learn", "imageio-ffmpeg")
+CODE = ("hetcache", "baselines", "diffsynth_patches", "diffusers_patches")
 HEAD_BYTES = 1 << 20
 WEIGHT_FILES = (".safetensors", ".pth")
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hetcache.core.calibration import CalibrationNeed
 from hetcache.core.options import EditSettings
+from hetcache.files import UserError
 
 PIXEL_STEP = 16
+DIFFUSERS = "diffusers"
+PUBLISHED_SAMPLER = "UniPCMultistepScheduler"
+"""Of all Wan repositories in diffusers' layout so far."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """`fill` is what the model expects under the mask: `grey`, or `push_pull` (a classical fill, see
     `hetcache.media.fill`). `default_area` is height * width of its native size in pixels, `window` the frames of its
-    native length, `backend` the library that runs it (`hetcache.models.backend`)."""
+    native length, `backend` the library that runs it (`hetcache.models.backend`), `sampler` the one of its several
+    that the model's files name."""
 
     model_id: str
     family: str
@@ -29,6 +36,11 @@ class ModelInfo:
     negative_prompt: str
     window: int = 81
     backend: str = "diffsynth"
+    sampler: str = ""
+
+    def calibration(self, asked: str | None) -> CalibrationNeed:
+        """What runs of this model need, which `--model asked` names; None for random weights."""
+        return CalibrationNeed(self.model_id, self.backend, self.sampler, asked)
 
     def default_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in multiples of 16 with the source's aspect ratio and about the native area."""
@@ -45,6 +57,7 @@ class ModelInfo:
         return replace(edit, **{name: value for name, value in own.items() if getattr(edit, name) is None})
 
 
+DIM_14B = 5120
 WAN_NEGATIVE_PROMPT = (
     "overexposed, static, blurred details, subtitles, worst quality, low quality, JPEG artifacts, deformed, "
     "disfigured, messy background"
@@ -87,11 +100,37 @@ def model_info(model: str) -> ModelInfo:
         return MODELS[model]
     folder = Path(model)
     if not folder.is_dir():
-        raise ValueError(f"unknown model {model!r}: use auto, {', '.join(MODELS)} or a folder with its weights")
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and model.lower().endswith("-diffusers"):
+            return _of_diffusers("14b" in model.lower(), PUBLISHED_SAMPLER, model)
+        raise ValueError(
+            f"unknown model {model!r}: use auto, {', '.join(MODELS)}, a folder with its weights or a hub's repository "
+            "in diffusers' layout, whose name ends in -diffusers"
+        )
+    if (folder / "model_index.json").is_file():
+        return _in_folder_of_diffusers(folder)
     values = _read_config(folder / "config.json")
     shape = values.get("config")
     name = "tiny" if isinstance(shape, dict) and "vae_width" in shape else _wan_name(values)
     return replace(MODELS[name], repository=None)
+
+
+def _in_folder_of_diffusers(folder: Path) -> ModelInfo:
+    index = _read_config(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if kind != "WanVACEPipeline":
+        raise UserError(f"--model {folder} is a {kind} of diffusers: an edit with a mask needs a WanVACEPipeline")
+    transformer = _read_config(folder / "transformer" / "config.json")
+    sampler = _read_config(folder / "scheduler" / "scheduler_config.json").get("_class_name")
+    heads, width = transformer.get("num_attention_heads"), transformer.get("attention_head_dim")
+    if not isinstance(sampler, str) or not isinstance(heads, int) or not isinstance(width, int):
+        raise UserError(f"--model {folder}: transformer or scheduler lack their config; fetch the folder again")
+    return _of_diffusers(heads * width == DIM_14B, sampler, None)
+
+
+def _of_diffusers(is_14b: bool, sampler: str, repository: str | None) -> ModelInfo:
+    info = MODELS["wan2.1-vace-14b" if is_14b else "wan2.1-vace-1.3b"]
+    model_id = f"{info.model_id}-{DIFFUSERS}"
+    return replace(info, model_id=model_id, repository=repository, backend=DIFFUSERS, sampler=sampler)
 
 
 def _read_config(path: Path) -> dict[str, object]:
@@ -107,7 +146,7 @@ def _read_config(path: Path) -> dict[str, object]:
 
 
 def _wan_name(config: dict[str, object]) -> str:
-    return "wan2.1-vace-14b" if config.get("dim") == 5120 else "wan2.1-vace-1.3b"
+    return "wan2.1-vace-14b" if config.get("dim") == DIM_14B else "wan2.1-vace-1.3b"
 
 
 def _nearest(value: float) -> int:

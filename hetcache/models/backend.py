@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hetcache.core.calibration import CalibrationNeed
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ManagerFactory
 from hetcache.core.options import EditSettings, VramOptions
@@ -27,7 +28,10 @@ from hetcache.media.fill import fill_under_mask
 from hetcache.media.propagate import propagate_fill
 from hetcache.models import ModelInfo
 
-BACKENDS: dict[str, str] = {"diffsynth": "diffsynth_patches.backend:BACKEND"}
+BACKENDS: dict[str, str] = {
+    "diffsynth": "diffsynth_patches.backend:BACKEND",
+    "diffusers": "diffusers_patches.backend:BACKEND",
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ class Backend(Protocol):
         """Run a pipeline object of the library itself under `session` inside the context; everything is put back."""
         ...
 
+    def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
+        """Which calibration a pipeline object of the library needs: of `model_id`, or of the model that it is."""
+        ...
+
 
 def model_input(clip: Clip, info: ModelInfo, settings: EditSettings) -> NDArray[np.uint8]:
     """The frames [T, H, W, 3] that condition the model: what lies under the mask is replaced, as the settings ask or as
@@ -117,7 +125,12 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise UserError(f"unknown backend {name!r}: choose from {', '.join(BACKENDS)}")
     module, attribute = BACKENDS[name].split(":")
-    found: Backend = getattr(import_module(module), attribute)
+    try:
+        found: Backend = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(f"{name} is not installed: pip install 'hetcache[{name}]'") from error
     return found
 
 

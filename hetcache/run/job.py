@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import torch
 
-from hetcache.core.calibration import load_calibration
 from hetcache.core.mode import Mode, RunContext
 from hetcache.core.options import EditSettings, VramOptions
 from hetcache.media.clip import Clip, take_clip
@@ -67,8 +66,8 @@ class Job:
         """Token classes of a clip (the first window's; with the mode's margin width) and the model's calibration, on
         demand."""
         mask_THW = torch.from_numpy((clip or self.clip).mask_THW).to(self.device)
-        calibration = partial(load_calibration, self.info.model_id, model=self.model)
-        return RunContext.of(mask_THW, calibration, self.mode.margin_width(config))
+        need = self.info.calibration(self.model)
+        return RunContext.of(mask_THW, need.load, self.mode.margin_width(config))
 
 
 def prepare(request: Request, outputs: Outputs) -> Job:

@@ -1,0 +1,1 @@
+"""The adapter for diffusers: everything that knows diffusers lives in this package."""
