@@ -80,8 +80,9 @@ def enable_cache(
             video = pipe(...)               # DiffSynth's with progress_bar_cmd=session.steps
         print(session.summary())
 
-    Without a `with` block, `session.disable()` ends it. `ranks` are the processes that all make this very call, of which
-    each computes its share: `ranks_of("cfg", 600.0)` after `torch.distributed.init_process_group` (docs/scale.md).
+    Without a `with` block, `session.disable()` ends it. `ranks` are the processes that all make this very call, of
+    which each computes its share: `ranks_of("cfg", 600.0)` after `torch.distributed.init_process_group`
+    (docs/scale.md).
 
     Raises ValueError for an unknown mode, a bad setting, mask or calibration, and for a pipeline that cannot be cached;
     RuntimeError for an untested version of its library.

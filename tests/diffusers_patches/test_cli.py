@@ -57,7 +57,7 @@ def test_a_folder_is_edited_and_the_record_says_what_ran(folder, tmp_path):
     assert "not installed" not in record["versions"]["diffusers"]
 
 
-def test_a_calibration_is_asked_for_by_command_and_the_command_makes_it(folder, tmp_path, capsys, monkeypatch):
+def test_a_calibration_is_asked_for_by_command_and_the_command_makes_it(folder, tmp_path, capsys):
     from hetcache.calibrate.command import main as calibrate
 
     code, _ = run(folder, tmp_path, "--mode", "teacache")
@@ -66,11 +66,9 @@ def test_a_calibration_is_asked_for_by_command_and_the_command_makes_it(folder, 
     assert "no calibration for model 'wan2.1-vace-1.3b-diffusers'" in (error := capsys.readouterr().err)
     assert command in error
     words = command.split()[3:]
-    monkeypatch.setattr("hetcache.core.calibration.CALIBRATIONS", tmp_path)
-    monkeypatch.setattr("hetcache.calibrate.command.CALIBRATIONS", tmp_path)
     small = ["--rank", "0", "--frames", "5", "--height", "48", "--width", "64", "--steps", "6"]
     assert calibrate([*words, *small]) == 0
-    made = load_calibration("wan2.1-vace-1.3b-diffusers", tmp_path / "wan2.1-vace-1.3b-diffusers.json")
+    made = load_calibration("wan2.1-vace-1.3b-diffusers", model=str(folder))
     assert (made.library, made.sampler) == ("diffusers", "UniPCMultistepScheduler")
     code, output = run(folder, tmp_path, "--mode", "hetcache", "--cache-thresh", "0.3", "--plan")
     assert code == 0

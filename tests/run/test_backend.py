@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hetcache import enable_cache
+from hetcache.core.calibration import CalibrationNeed
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import RunContext
 from hetcache.core.options import EditSettings, VramOptions
@@ -77,6 +78,9 @@ class ToyBackend:
         pipe.session = session
         yield
         pipe.session = None
+
+    def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
+        return CalibrationNeed(model_id or "toy")
 
 
 class ToyLibraryPipeline:
