@@ -22,22 +22,24 @@ LONG = 120
 
 
 class Node:
-    """`ray start --block` in a session of its own."""
+    """`ray start --block` in a session of its own; made when it runs."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-            *words,
-        ]
-        self.log = (folder / f"node_{len(list(folder.glob('node_*')))}.log").open("w")
+    def __init__(self, log: Path, *words: str) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
+        self.log = log.open("w")
         self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=self.log, env={**os.environ, **QUIET}, start_new_session=True
+            [*command, "--object-store-memory=80000000", *words],
+            stdout=self.log,
+            stderr=self.log,
+            env={**os.environ, **QUIET},
+            start_new_session=True,
         )
+        try:
+            until(lambda: "Ray runtime started" in log.read_text() or self.process.poll() is not None)
+            assert self.process.poll() is None, log.read_text()
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         for pid in self.members():
@@ -46,6 +48,7 @@ class Node:
             except ProcessLookupError:
                 continue
         self.process.wait()
+        self.log.close()
 
     def members(self) -> list[int]:
         """Every process of its session."""
@@ -75,26 +78,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[tuple[str, list[Node]]]:
-    address = f"127.0.0.1:{free_port()}"
-    lean = ["--num-cpus=1", "--object-store-memory=80000000"]
-    head = Node(
-        folder, "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false", "--num-cpus=0", lean[1]
-    )
-    nodes = [head]
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    nodes: list[Node] = []
     try:
-        until(lambda: listens(address), head.process)
-        nodes += [Node(folder, f"--address={address}", *lean) for _ in range(2)]
+        head = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=0"]
+        nodes.append(Node(folder / "head.log", *head))
+        for index in range(2):
+            nodes.append(Node(folder / f"node_{index}.log", f"--address={address}", "--num-cpus=1"))
         yield address, nodes
     finally:
         for node in reversed(nodes):
             node.kill()
-            node.log.close()
-
-
-def listens(address: str) -> bool:
-    host, port = address.split(":")
-    with socket.socket() as caller:
-        return caller.connect_ex((host, int(port))) == 0
 
 
 def test_a_batch_survives_the_loss_of_a_node(folder: Path, cluster: tuple[str, list[Node]]) -> None:
@@ -105,9 +100,12 @@ def test_a_batch_survives_the_loss_of_a_node(folder: Path, cluster: tuple[str, l
     jobs, out = folder / "jobs.csv", folder / "out"
     jobs.write_text("\n".join(lines) + "\n")
     batch = start(jobs, out, "--ray", address, "--workers", "2")
-    until(lambda: (out / ".long0.lock").exists() and (out / ".long1.lock").exists(), batch, 150)
-    nodes[0].kill()
-    said, errors = batch.communicate(timeout=200)
+    try:
+        until(lambda: (out / ".long0.lock").exists() and (out / ".long1.lock").exists(), batch, 120)
+        nodes[1].kill()
+        said, errors = batch.communicate(timeout=200)
+    finally:
+        batch.kill()
     assert batch.returncode == 1, (said, errors)
     told = results(out)
     assert {name for name, job in told.items() if job["state"] == "failed"} == {"missing.mp4"}
