@@ -19,6 +19,7 @@ from diffusers_patches.denoiser import WanDenoiser
 from diffusers_patches.hooks import through
 from hetcache.core.denoiser import Call
 from hetcache.core.flops import ModelShape
+from hetcache.core.guidance import RankedGuidance
 from hetcache.core.session import CacheSession, now_ms
 from hetcache.core.step import CachedForward, static_schedule
 from hetcache.core.vocabulary import Branch, Schedule
@@ -38,6 +39,7 @@ class Loop:
         self._stages: list[tuple[Any, torch.Tensor]] = []
         self._named: Branch | None = None
         self._embeds: tuple[torch.Tensor | None, ...] = ()
+        self.ranked = RankedGuidance(session.ranks) if session.ranks.size > 1 else None
         self._embedded_ms = 0.0
 
     def enter(self, transformer: Any, denoiser: WanDenoiser) -> None:
@@ -102,6 +104,8 @@ class Loop:
             negative = None if negative is None else negative.to(dtype)
             negative = negative.clone() if negative is embeds else negative
             self._embeds = (embeds, negative)
+            if self.ranked is not None:
+                self.ranked.negative = negative
             self._embedded_ms = now_ms()
             self.session.stage_ms["text"] = self._embedded_ms - start
             return embeds, negative
@@ -137,7 +141,7 @@ class CachedTransformer:
         self._transformer = transformer
         self._loop = loop
         self._denoiser = WanDenoiser(transformer)
-        self._forward = CachedForward(self._denoiser, loop.session)
+        self._forward = CachedForward(self._denoiser, loop.session, loop.ranked)
 
     @property
     def shape(self) -> ModelShape | None:
@@ -191,14 +195,13 @@ class CachedTransformer:
 @contextmanager
 def patched(pipe: Any, session: CacheSession) -> Iterator[list[CachedTransformer]]:
     """Run `pipe(...)` under `session`; everything is put back on exit, also after an exception, and the session's
-    cached tensors are dropped. Yields the experts' stand-ins.
+    cached tensors are dropped. The session's ranks all make the same call and share its work. Yields the experts'
+    stand-ins.
 
     Raises RuntimeError for an untested diffusers, ValueError for a pipeline that caching does not support.
     """
     check_version()
     check_pipeline(pipe)
-    if session.ranks.size > 1:
-        raise UserError("several processes for one video: not with diffusers pipelines yet; leave the ranks out")
     loop, experts = Loop(pipe, session), []
     with ExitStack() as stack:
         stack.callback(session.release)
@@ -214,6 +217,8 @@ def patched(pipe: Any, session: CacheSession) -> Iterator[list[CachedTransformer
             counted = loop.preprocess_conditions(pipe.preprocess_conditions)
             stack.enter_context(replaced(pipe, "preprocess_conditions", counted))
         yield experts
+        if loop.ranked is not None:
+            loop.ranked.finish(session)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +72,8 @@ def session_of(case: Case, mask_THW: Any) -> CacheSession:
 
 def run_case(pipe: Any, case: Case, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What the run gave, and what it says of itself."""
+    if case.get("library") == "diffusers":
+        return run_diffusers(pipe, case, ranks)
     frames_THWC, mask_THW = clip_of(ODD if case.get("odd") else EVEN)
     session = session_of(case, mask_THW)
     kwargs = pipe_kwargs(frames_THWC, mask_THW, num_inference_steps=case.get("steps", 6))
@@ -81,13 +82,30 @@ def run_case(pipe: Any, case: Case, ranks: Ranks = ALONE) -> dict[str, Any]:
     session.ranks = ranks
     with patched(pipe, session):
         video = pipe(**{**kwargs, "progress_bar_cmd": session.steps})
-    records = [replaced(record, flops=0) for record in session.trace.records]
+    return told(session, video)
+
+
+def run_diffusers(pipe: Any, case: Case, ranks: Ranks) -> dict[str, Any]:
+    from diffusers_runs import build, built, call
+
+    from diffusers_patches.apply import patched as patched_diffusers
+
+    pipe = build(case["kind_of_pipe"], experts=case.get("experts", 1))
+    make = built(case["mode"], **case.get("settings", {}))
+    session = CacheSession(make, make_stage=lambda: built(case["mode"], **case.get("settings", {})), ranks=ranks)
+    with patched_diffusers(pipe, session):
+        video = call(pipe, steps=case.get("steps", 6))
+    return told(session, video)
+
+
+def told(session: CacheSession, video: torch.Tensor) -> dict[str, Any]:
+    records = session.trace.records
     return {
         "video": video,
         "digest": digest(video.contiguous().numpy().tobytes()),
         "decisions": [(r.step_index, r.branch.value, r.compute.value, r.reason, r.num_active) for r in records],
         "flops": session.trace.work.flops,
-        "step_flops": [r.flops for r in session.trace.records],
+        "step_flops": [r.flops for r in records],
         "cache_bytes": session.cache_bytes,
         "notes": session.notes(),
     }

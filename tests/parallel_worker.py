@@ -28,11 +28,11 @@ def main(cases: list[dict[str, Any]], out: Path) -> None:
     pipes: dict[int, Any] = {}
     for case in cases:
         heads = case.get("heads", 2)
-        if heads not in pipes:
+        if heads not in pipes and "library" not in case:
             pipes[heads] = make_pipe(heads)
         try:
             team = Team(case["kind"], case.get("timeout", 60))
-            result = run_case(pipes[heads], {**case, **case.get("ranks", {}).get(str(rank), {})}, team)
+            result = run_case(pipes.get(heads), {**case, **case.get("ranks", {}).get(str(rank), {})}, team)
         except ValueError as error:
             result = {"error": str(error), "at": time.time()}
         if rank == 0:

@@ -9,7 +9,6 @@ from diffusers_runs import build, cached, call
 
 from diffusers_patches.apply import patched
 from diffusers_patches.compat import check_version
-from hetcache.core.ranks import Ranks
 from hetcache.core.session import CacheSession
 from hetcache.core.vocabulary import CacheManager, Compute, Decision
 
@@ -168,11 +167,3 @@ def test_video_to_video_knows_a_prompt_from_its_negative_when_they_are_one_tenso
     latents, session = cached(pipe, baseline, steps=4, prompt_embeds=embeds, negative_prompt_embeds=embeds)
     assert torch.equal(latents, expected)
     assert {record.branch.value for record in session.trace.records} == {"cond", "uncond"}
-
-
-def test_several_processes_are_refused(pipe):
-    class Two(Ranks):
-        size = 2
-
-    with pytest.raises(ValueError, match="several processes"), patched(pipe, CacheSession(baseline, ranks=Two())):
-        pass
