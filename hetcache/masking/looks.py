@@ -88,20 +88,21 @@ class Looks:
 
 @dataclass(frozen=True)
 class Palette:
-    """How much more the thing has of each colour than the rest of a whole picture: log odds by cell of colours."""
+    """The thing's colours in a whole picture: its share of each cell of colours, and how much more it has of it than
+    the rest, as log odds."""
 
+    thing: NDArray[np.float64]
     odds: Plane
 
     @classmethod
     def of(cls, lab_HW3: Plane, opacity_HW: Plane) -> Palette:
-        flat = np.ravel_multi_index(_colour_cells(lab_HW3.reshape(-1, 3)), _COLOUR_CELLS)
-        number = int(np.prod(_COLOUR_CELLS))
-        shares = []
-        for weights in (opacity_HW, 1 - opacity_HW):
-            counts = np.bincount(flat, weights.ravel(), number).reshape(_COLOUR_CELLS)
-            shares.append(gaussian_filter(counts, 1.0) / max(float(counts.sum()), 1.0))
-        odds = np.log((shares[0] + 1e-4) / (shares[1] + 1e-4))
-        return cls(odds.clip(-MOST_PALETTE_ODDS, MOST_PALETTE_ODDS).astype(np.float32))
+        thing, rest = (_colour_shares(lab_HW3, weights) for weights in (opacity_HW, 1 - opacity_HW))
+        odds = np.log((thing + 1e-4) / (rest + 1e-4))
+        return cls(thing, odds.clip(-MOST_PALETTE_ODDS, MOST_PALETTE_ODDS).astype(np.float32))
+
+    def likeness(self, lab_HW3: Plane, opacity_HW: Plane) -> float:
+        """How alike the thing's colours are in another picture: Bhattacharyya's coefficient, 1 for the same."""
+        return float(np.sqrt(self.thing * _colour_shares(lab_HW3, opacity_HW)).sum())
 
     def look_up(self, lab_HW3: Plane, where: Mask) -> Plane:
         """The log odds of each pixel of `where` [N]."""
@@ -111,6 +112,13 @@ class Palette:
 _LOWEST_COLOUR = np.array([0.0, -110.0, -110.0], np.float32)
 _COLOUR_STEPS = np.array([LIGHT_STEP, COLOUR_STEP, COLOUR_STEP], np.float32)
 _COLOUR_CELLS = (11, 29, 29)
+
+
+def _colour_shares(lab_HW3: Plane, weights_HW: Plane) -> NDArray[np.float64]:
+    """Of all that counts, the share of each cell of colours, blurred by one cell."""
+    flat = np.ravel_multi_index(_colour_cells(lab_HW3.reshape(-1, 3)), _COLOUR_CELLS)
+    counts = np.bincount(flat, weights_HW.ravel(), int(np.prod(_COLOUR_CELLS))).reshape(_COLOUR_CELLS)
+    return np.asarray(gaussian_filter(counts, 1.0) / max(float(counts.sum()), 1.0))
 
 
 def _colour_cells(lab_N3: Plane) -> tuple[NDArray[np.int64], ...]:

@@ -46,6 +46,9 @@ HIDDEN_KEPT, RIM_PX = 0.9, 3.0
 KNOWN_BEFORE, KNOWN_FROM_KEY = 0.2, 0.3
 """The least share of a part by itself that was there in the last frame, and that comes from the keyframe's mask."""
 
+UNLIKE = 0.9
+"""Likeness of colours from which down there is no confidence."""
+
 SHARPNESS = 3.0
 GUIDE_PX, PRIOR_BLUR_PX = 4.0, 1.0
 
@@ -64,6 +67,7 @@ class Carrier:
         # What something in front of the thing hides: it moves on with the rest, until it shows again or is forgotten.
         self.hidden_HW: Plane = np.zeros_like(self.opacity_HW)
         self.again_HW: Plane = np.zeros_like(self.opacity_HW)
+        self.away = 1.0
 
     def next(self, frame: Frame) -> tuple[Plane, float]:
         flow = flow_between(self.frame, frame)
@@ -71,11 +75,13 @@ class Carrier:
         carried = flow.carry(self.opacity_HW)
         self.again_HW = flow.carry(self.again_HW)
         self.to_key_HW2 = cv2.remap(self.to_key_HW2, flow.to_HW2, None, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4))
-        opacity, confidence = np.zeros_like(carried), 1.0
+        opacity, confidence = np.zeros_like(carried), self.away
         if (carried > FAINT).any():
             hidden = self._hidden(carried, flow)
             opacity, confidence = self._refined(frame, lab_HW3, carried, hidden, flow)
             self.again_HW[(opacity >= 0.5) & (hidden > FAINT)] = 1
+            # A mask that got empty stays so, and so does what is known of it.
+            self.away = confidence
             self.hidden_HW = np.where(opacity >= 0.5, 0, hidden * HIDDEN_KEPT).astype(np.float32)
         self.frame, self.lab_HW3, self.opacity_HW = frame, lab_HW3, opacity
         return opacity, confidence
@@ -100,7 +106,18 @@ class Carrier:
         opacity[box] = _without_islands(
             inside, np.maximum(carried, hidden)[box], np.maximum.reduce([from_key, hidden[box], self.again_HW[box]])
         )
-        return opacity, _confidence(opacity, carried, flow)
+        return opacity, self._confidence(lab_HW3, opacity, carried)
+
+    def _confidence(self, lab_HW3: Plane, opacity: Plane, carried: Plane) -> float:
+        """How like the keyframe's the thing's colours still are, and how well what was found agrees with what was
+        carried. A thing that got lost within the picture has none; one that left it is known to be away."""
+        found, expected = opacity >= 0.5, carried >= 0.5
+        if not found.any():
+            edge = np.concatenate([expected[0], expected[-1], expected[:, 0], expected[:, -1]])
+            return float(edge.any())
+        agreed = float((found & expected).sum() / (found | expected).sum())
+        like = (self.palette.likeness(lab_HW3, found.astype(np.float32)) - UNLIKE) / (1 - UNLIKE)
+        return min(max(like, 0.0), 1.0) * agreed
 
     def _hidden(self, carried: Plane, flow: Flow) -> Plane:
         """Where the thing would be too if it moved as the middle of what shows, and is not carried to: behind
@@ -161,14 +178,3 @@ def _without_islands(opacity: Plane, expected: Plane, from_key: Plane) -> Plane:
     strange |= left_behind
     strange[0] = False
     return np.where(strange[parts], np.float32(0), opacity)
-
-
-def _confidence(opacity: Plane, carried: Plane, flow: Flow) -> float:
-    """How far motion there and back agree inside the thing, and how far what was carried there is what was found."""
-    found, expected = opacity >= 0.5, carried >= 0.5
-    union = (found | expected).sum()
-    if not union:
-        return 0.0
-    agreed = (found & expected).sum() / union
-    steady = np.exp(-flow.doubt_HW[found | expected] / 2).mean()
-    return float(agreed * (0.5 + 0.5 * steady))
