@@ -29,6 +29,10 @@ PRIOR_TRUSTED, PRIOR_DOUBTED = 2.0, 0.5
 STRANGE = 1.5
 """Log odds against the thing where flow is not to be trusted: what was hidden before is mostly background."""
 
+STANDING, STILL_PX = 2.0, 0.7
+"""Log odds against the thing where the picture moves as the thing's surroundings do, to so many pixels, and the thing
+does not."""
+
 KEY_WEIGHT = 0.5
 """How much the keyframe's colours nearby count beside the last frame's."""
 
@@ -43,8 +47,8 @@ FEW = 4e-4
 HIDDEN_KEPT, RIM_PX = 0.9, 3.0
 """Of what is hidden, so much is still expected a frame later, unless it is narrower than this on each side."""
 
-KNOWN_BEFORE, KNOWN_FROM_KEY = 0.2, 0.3
-"""The least share of a part by itself that was there in the last frame, and that comes from the keyframe's mask."""
+KNOWN_BEFORE = 0.2
+"""The least share of a part by itself that was there in the last frame."""
 
 UNLIKE = 0.9
 """Likeness of colours from which down there is no confidence."""
@@ -66,20 +70,17 @@ class Carrier:
         self.scale = min(mask.shape) / PIXELS_OF
         # What something in front of the thing hides: it moves on with the rest, until it shows again or is forgotten.
         self.hidden_HW: Plane = np.zeros_like(self.opacity_HW)
-        self.again_HW: Plane = np.zeros_like(self.opacity_HW)
         self.away = 1.0
 
     def next(self, frame: Frame) -> tuple[Plane, float]:
         flow = flow_between(self.frame, frame)
         lab_HW3 = lab(frame)
         carried = flow.carry(self.opacity_HW)
-        self.again_HW = flow.carry(self.again_HW)
         self.to_key_HW2 = cv2.remap(self.to_key_HW2, flow.to_HW2, None, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4))
         opacity, confidence = np.zeros_like(carried), self.away
         if (carried > FAINT).any():
             hidden = self._hidden(carried, flow)
             opacity, confidence = self._refined(frame, lab_HW3, carried, hidden, flow)
-            self.again_HW[(opacity >= 0.5) & (hidden > FAINT)] = 1
             # A mask that got empty stays so, and so does what is known of it.
             self.away = confidence
             self.hidden_HW = np.where(opacity >= 0.5, 0, hidden * HIDDEN_KEPT).astype(np.float32)
@@ -94,18 +95,14 @@ class Carrier:
         odds = (PRIOR_DOUBTED + (PRIOR_TRUSTED - PRIOR_DOUBTED) * trust) * np.log(prior / (1 - prior))
         # Where the hidden part may show again, only colours speak.
         odds *= 1 - hidden[box]
-        to_key = self.to_key_HW2[box]
-        from_key = cv2.remap(self.key_opacity_HW, to_key, None, cv2.INTER_LINEAR)
-        odds += self._colours(lab_HW3[box], near[box], last, carried[box], to_key, from_key)
-        odds -= STRANGE * (1 - trust)
+        odds += self._colours(lab_HW3[box], near[box], last, carried[box], self.to_key_HW2[box])
+        odds -= STRANGE * (1 - trust) + STANDING * trust * self._standing(carried[box], flow.to_HW2[box])
         odds[~near[box]] = -4
         radius = max(2, round(GUIDE_PX * self.scale))
         odds = guided_filter(frame[box].astype(np.float32) / 255, odds, radius)
         inside = (1 / (1 + np.exp((-SHARPNESS * odds).clip(-30, 30)))).astype(np.float32)
         opacity = np.zeros_like(carried)
-        opacity[box] = _without_islands(
-            inside, np.maximum(carried, hidden)[box], np.maximum.reduce([from_key, hidden[box], self.again_HW[box]])
-        )
+        opacity[box] = _without_islands(inside, np.maximum(carried, hidden)[box])
         return opacity, self._confidence(lab_HW3, opacity, carried)
 
     def _confidence(self, lab_HW3: Plane, opacity: Plane, carried: Plane) -> float:
@@ -132,20 +129,33 @@ class Carrier:
         side = 2 * max(1, round(RIM_PX * self.scale)) + 1
         return np.asarray(cv2.morphologyEx(np.where(shown, 0, moved), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)))
 
+    def _standing(self, carried: Plane, to_HW2: Plane) -> Plane:
+        """[H, W] in 0..1: how surely a pixel moves as the surroundings do (an affine map) while the thing does not."""
+        here = grid(*carried.shape)
+        step = max(2, round(4 * self.scale))
+        around = carried[::step, ::step] < FAINT
+        new, old = here[::step, ::step][around], to_HW2[::step, ::step][around]
+        camera = cv2.estimateAffine2D(new, old, ransacReprojThreshold=self.scale)[0] if len(new) >= 12 else None
+        thing = carried >= 0.5
+        if camera is None or not thing.any():
+            return np.zeros_like(carried)
+        apart = np.linalg.norm(to_HW2 - here @ camera[:, :2].T - camera[:, 2], axis=2) / self.scale
+        moving = min(max(float(np.median(apart[thing])) - 1.0, 0.0), 1.0)
+        return np.asarray(moving * np.exp(-((apart / STILL_PX) ** 2)), np.float32)
+
     def _trust(self, lab_HW3: Plane, last_HW3: Plane, doubt_HW: Plane) -> Plane:
         """[H, W] in 0..1: whether what flow carries to a pixel belongs there."""
         change = np.linalg.norm(lab_HW3 - last_HW3, axis=2)
         trust = np.exp(-((doubt_HW / (DOUBT_PX * self.scale)) ** 2) - (change / CHANGE) ** 2)
         return np.asarray(cv2.GaussianBlur(trust, (0, 0), max(self.scale, 0.5)), np.float32)
 
-    def _colours(
-        self, lab_HW3: Plane, near: Mask, last_HW3: Plane, carried: Plane, to_key_HW2: Plane, from_key: Plane
-    ) -> Plane:
+    def _colours(self, lab_HW3: Plane, near: Mask, last_HW3: Plane, carried: Plane, to_key_HW2: Plane) -> Plane:
         """Log odds for the thing by colour and place, from the last frame and from the keyframe; 0 off `near`."""
         thing, rest = Looks.of(last_HW3, carried, None, self.place_px).masses(lab_HW3, near)
         key = cv2.remap(self.key_lab_HW3, to_key_HW2, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        key_opacity = cv2.remap(self.key_opacity_HW, to_key_HW2, None, cv2.INTER_LINEAR)
         known = (to_key_HW2[..., 0] >= 0).astype(np.float32)
-        key_thing, key_rest = Looks.of(key, from_key, known, self.place_px).masses(lab_HW3, near)
+        key_thing, key_rest = Looks.of(key, key_opacity, known, self.place_px).masses(lab_HW3, near)
         thing, rest = thing + KEY_WEIGHT * key_thing, rest + KEY_WEIGHT * key_rest
         few = FEW * self.place_px**2
         found = np.log((thing + few) / (rest + few)) + PALETTE_WEIGHT * self.palette.look_up(lab_HW3, near)
@@ -164,17 +174,10 @@ class Carrier:
         return np.asarray(near), np.s_[top : rows[-1] + 1 + 2 * reach, left : columns[-1] + 1 + 2 * reach]
 
 
-def _without_islands(opacity: Plane, expected: Plane, from_key: Plane) -> Plane:
-    """Without the parts that were hardly there before, and, beside the largest, without those that hardly come from
-    the keyframe's mask: surroundings of like colours that the thing has left behind."""
+def _without_islands(opacity: Plane, expected: Plane) -> Plane:
+    """Without the parts that were hardly there before."""
     number, parts = cv2.connectedComponents((opacity >= 0.5).astype(np.uint8))
-    sizes = np.bincount(parts.ravel(), minlength=number)
     before = np.bincount(parts[expected > 0.5], minlength=number)
-    origin = np.bincount(parts[from_key > 0.5], minlength=number)
-    strange = before < KNOWN_BEFORE * sizes
-    main = 1 + int(np.argmax(sizes[1:] + origin[1:])) if number > 1 else 0
-    left_behind = origin < KNOWN_FROM_KEY * sizes
-    left_behind[main] = False
-    strange |= left_behind
+    strange = before < KNOWN_BEFORE * np.bincount(parts.ravel(), minlength=number)
     strange[0] = False
     return np.where(strange[parts], np.float32(0), opacity)
