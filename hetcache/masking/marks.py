@@ -15,8 +15,9 @@ Frame = NDArray[np.uint8]
 
 ROUNDS = 5
 SEED_PX = 3
-# Around a box and around clicks: what GrabCut sees of the background.
-CONTEXT = 0.6
+# How far around a box GrabCut sees the background, as a share of the box's side, and the ellipse in it that is the
+# thing at first.
+CONTEXT, INNER_SHARE = 0.3, 0.8
 # A click speaks for what is within this share of the picture's smaller side.
 CLICK_REACH = 0.25
 
@@ -106,27 +107,42 @@ def filled(polygon: Polygon, size: tuple[int, ...]) -> Mask:
 
 
 def _from_box(frame: Frame, boxes: Sequence[Box], points: Sequence[Point]) -> Mask:
-    """GrabCut in the boxes or, without one, around the points."""
+    """GrabCut in the boxes or, without one, around the points. What it sees of the rest is what lies around them."""
     height, width = frame.shape[:2]
     labels = np.full((height, width), cv2.GC_BGD, np.uint8)
     for box in boxes:
-        labels[_rows(box), _columns(box)] = cv2.GC_PR_FGD
+        labels[_rows(box), _columns(box)] = cv2.GC_PR_BGD
+    for box in boxes:
+        # Most things fill a box but for its corners.
+        inner = np.zeros((height, width), np.uint8)
+        centre, axes = ((box.x0 + box.x1 - 1) / 2, (box.y0 + box.y1 - 1) / 2), (box.x1 - box.x0, box.y1 - box.y0)
+        cv2.ellipse(inner, (centre, (INNER_SHARE * axes[0], INNER_SHARE * axes[1]), 0), 1, -1)
+        labels[(inner > 0) & (labels == cv2.GC_PR_BGD)] = cv2.GC_PR_FGD
     if not boxes:
         reach = max(8, round(CLICK_REACH * min(height, width)))
-        for point in points:
-            if point.positive:
-                cv2.circle(labels, (int(point.x), int(point.y)), reach, cv2.GC_PR_BGD, -1)
-        for point in points:
-            if point.positive:
-                cv2.circle(labels, (int(point.x), int(point.y)), reach // 3, cv2.GC_PR_FGD, -1)
+        for radius, value in ((reach, cv2.GC_PR_BGD), (reach // 3, cv2.GC_PR_FGD)):
+            for point in points:
+                if point.positive:
+                    cv2.circle(labels, (int(point.x), int(point.y)), radius, value, -1)
+    possible = labels != cv2.GC_BGD
     _seed(labels, points)
-    found = grab_cut(frame, labels)
+    found = np.zeros((height, width), np.bool_)
+    seen = _with_context(possible)
+    found[seen] = grab_cut(np.ascontiguousarray(frame[seen]), labels[seen])
     if boxes and not found.any():
         # Nothing in the box stands out: the box itself is what the person meant.
-        found = labels == cv2.GC_PR_FGD
-    if not boxes:
-        found = _with_seeds(found, points)
-    return found
+        for box in boxes:
+            found[_rows(box), _columns(box)] = True
+    return found if boxes else _with_seeds(found, points)
+
+
+def _with_context(possible: Mask) -> tuple[slice, slice]:
+    """The part of the picture that holds what is possible and, around it, what it is told apart from."""
+    rows, columns = np.flatnonzero(possible.any(1)), np.flatnonzero(possible.any(0))
+    height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+    px = max(8, round(CONTEXT * (height * width) ** 0.5))
+    top, left = max(rows[0] - px, 0), max(columns[0] - px, 0)
+    return np.s_[top : rows[-1] + 1 + px, left : columns[-1] + 1 + px]
 
 
 def _rows(box: Box) -> slice:
@@ -170,4 +186,4 @@ def _corrected(frame: Frame, mask: Mask, point: Point) -> Mask:
     changed = (found if point.positive else ~found) & changing
     _, parts = cv2.connectedComponents(changed.astype(np.uint8), connectivity=4)
     touched = (parts == parts[y, x]) & changed
-    return mask | touched if point.positive else mask & ~touched
+    return np.asarray(mask | touched if point.positive else mask & ~touched)
