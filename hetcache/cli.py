@@ -14,7 +14,7 @@ from hetcache.files import UserError
 from hetcache.media.options import InputOptions
 from hetcache.models.options import ModelOptions
 from hetcache.modes import MODES
-from hetcache.run.options import Files, Length, Output, Request, Size
+from hetcache.run.options import Files, Length, Output, Request, Size, Task
 
 EPILOG = """examples:
   python inference.py --mode hetcache
@@ -26,7 +26,7 @@ EPILOG = """examples:
   python inference.py batch jobs.csv --out edits --gpus 8        (batch --help)
 """
 GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("input", (Files, Length, InputOptions)),
+    ("input", (Files, Task, Length, InputOptions)),
     ("model", (ModelOptions, Size)),
     ("sampling", (Sampling,)),
     ("speed", (Speed,)),
@@ -90,6 +90,7 @@ def parse(
             mode_config(given, mode, modes),
             files=take(Files, given),
             length=take(Length, given),
+            task=take(Task, given),
             input=take(InputOptions, given),
             model=take(ModelOptions, given),
             size=take(Size, given),

@@ -53,7 +53,8 @@ class Sampling:
     fill: Fill = setting(
         "auto",
         "what the model gets to see in place of what lies under the mask: grey, an interpolation (push_pull), or what "
-        "other frames show there, interpolated where none does (propagate); auto is what the model was trained with",
+        "other frames show there, interpolated where none does (propagate); auto is propagate for the embedded model "
+        "and what they were trained with, grey, for Wan's",
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.placement import Box, Placement
+from hetcache.media.propagate import Filled
 from hetcache.media.read import MAX_READ_BYTES
 from hetcache.media.sizes import smallest_4k_plus_1
 from hetcache.media.source import Source
@@ -23,7 +24,9 @@ Mask = NDArray[np.bool_]
 class Clip:
     """`source_THWC` and `source_mask_THW` at the source's size; `frames_THWC` and `mask_THW` at the model's, which
     may go on for up to three frames, repeats of the last one, to be 4k + 1. `start` is the clip's first frame in the
-    video: windows that overlap start from the same noise at the same time."""
+    video: windows that overlap start from the same noise at the same time. `filled` is what other frames show of the
+    masked pixels, at the model's size, where that was asked for; `kept` the same in the source's pixels of what the
+    model sees, where a part of it is to be kept (`mask_THW` is what is left then)."""
 
     path: Path
     fps: float
@@ -34,6 +37,8 @@ class Clip:
     placement: Placement
     pixel_aspect: tuple[int, int] = (1, 1)
     start: int = 0
+    filled: Filled | None = None
+    kept: Filled | None = None
 
     @property
     def num_frames(self) -> int:

@@ -19,6 +19,7 @@ MARGIN_PART = 0.12
 MARGIN_PX = 32
 # A box of nearly the whole picture gains nothing.
 WHOLE = 0.8
+PIXEL_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,20 @@ def default_margin(extent: MaskExtent) -> int:
     return max(MARGIN_PX, math.ceil(MARGIN_PART * longer))
 
 
-def focus_box(extent: MaskExtent, native_size: Callable[[int, int], Size], margin_px: int | None = None) -> Box | None:
+def snug_size(height: int, width: int) -> Size:
+    """(height, width) in the model's steps, no larger than it must be."""
+    return -(-height // PIXEL_STEP) * PIXEL_STEP, -(-width // PIXEL_STEP) * PIXEL_STEP
+
+
+def focus_box(
+    extent: MaskExtent, native_size: Callable[[int, int], Size], margin_px: int | None = None, snug: bool = False
+) -> Box | None:
     """(top, left, height, width) of the source that the model is to see, or None when that is nearly all of it.
 
     `native_size(height, width)` is the size the model works at for a picture of that shape. The box holds the mask and
     `margin_px` around it; where the model's size has room for more, it is widened to one source pixel per pixel of the
-    model, never scaled up. Sides and corner are even, so that the box does not cut through chroma samples.
+    model, never scaled up; with `snug` it stays as small as it can be. Sides and corner are even, so that the box does
+    not cut through chroma samples.
     """
     margin = default_margin(extent) if margin_px is None else margin_px
     limits = extent.size
@@ -70,7 +79,7 @@ def focus_box(extent: MaskExtent, native_size: Callable[[int, int], Size], margi
         for start, end, limit in zip((extent.top, extent.left), (extent.bottom, extent.right), limits, strict=True)
     )
     # The source's own shape first: it is the one that the model's native size was chosen for.
-    for shape in (limits, wanted):
+    for shape in (wanted,) if snug else (limits, wanted):
         model = native_size(*shape)
         if model[0] >= wanted[0] and model[1] >= wanted[1]:
             sides = model

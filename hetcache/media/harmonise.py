@@ -50,19 +50,27 @@ def match_colour(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask) -> Fram
 def regrain(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask, seed: int) -> Frames:
     """`edit_THWC` with, inside the mask, the grain that the ring around it has and the edit lacks: luminance noise in
     two bands of frequency, one strength for the whole clip, the same for the same seed."""
-    lacking = _lacking_grain(edit_THWC, source_THWC, mask_THW)
+    lacking = lacking_grain(edit_THWC, source_THWC, mask_THW)
     if not lacking.any():
         return edit_THWC
-    rng = np.random.default_rng(seed)
-    grained_THWC: Frames = edit_THWC.copy()
-    for index, mask in enumerate(mask_THW):
-        noise = rng.standard_normal(mask.shape, np.float32)
-        if mask.any():
-            bands = _bands(noise)
-            added = sum(gain * band / band.std() for gain, band in zip(lacking, bands, strict=True))
-            values = edit_THWC[index][mask] + np.asarray(added)[mask][:, None]
-            grained_THWC[index][mask] = values.round().clip(0, 255).astype(np.uint8)
-    return grained_THWC
+    frames = zip(edit_THWC, mask_THW, strict=True)
+    return np.stack([with_grain(frame, mask, lacking, (seed, index)) for index, (frame, mask) in enumerate(frames)])
+
+
+def with_grain(frame_HWC: Frames, mask: Mask, strengths: Plane, seed: tuple[int, int]) -> Frames:
+    """One frame of `regrain`: noise of `strengths` (see `lacking_grain`), the same for the same seed, of the clip and
+    the frame."""
+    if not mask.any():
+        return frame_HWC
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inside = mask[box]
+    bands = _bands(np.random.default_rng(seed).standard_normal(inside.shape, np.float32))
+    added = sum(gain * band / max(band.std(), 1e-6) for gain, band in zip(strengths, bands, strict=True))
+    grained_HWC: Frames = frame_HWC.copy()
+    values = frame_HWC[box][inside] + np.asarray(added)[inside][:, None]
+    grained_HWC[box][inside] = values.round().clip(0, 255).astype(np.uint8)
+    return grained_HWC
 
 
 def ring_around(mask: Mask, px: int = RING_PX) -> Mask:
@@ -110,8 +118,9 @@ def _bands(plane: Plane) -> list[Plane]:
     return [np.asarray(fine - coarse) for fine, coarse in zip(smooth, smooth[1:], strict=False)]
 
 
-def _lacking_grain(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask) -> Plane:
-    """Per band the standard deviation of the noise to add: robust, so that edges do not count as grain."""
+def lacking_grain(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask) -> Plane:
+    """Per band, fine and coarser, the standard deviation of the noise to add in grey levels: robust, so that edges do
+    not count as grain."""
     found: list[list[float]] = []
     for edit, source, mask in zip(edit_THWC, source_THWC, mask_THW, strict=True):
         near = mask | ring_around(mask, 2 * GRAIN_REACH_PX)

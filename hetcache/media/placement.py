@@ -40,6 +40,14 @@ class Placement:
         _, _, height, _ = self._box()
         return self.model[0] / height if self.cuts else height / self.source[0]
 
+    def unscaled(self) -> Placement:
+        """What the model sees of the source (with `pad` and `crop` all of it), at the source's own pixels."""
+        return Placement("stretch", self.source, self.source if self.focus is None else self.focus[2:], self.focus)
+
+    def rest(self) -> Placement:
+        """From what `unscaled` gives to the model's size."""
+        return self if self.focus is None else Placement("stretch", self.focus[2:], self.model)
+
     def frames_to_model(self, frames_THWC: Frames) -> Frames:
         """[T, *source, 3] to [T, *model, 3]."""
         top, left, height, width = self._box()
@@ -53,9 +61,16 @@ class Placement:
         top, left, height, width = self._box()
         if self.cuts:
             self.check_mask(mask_THW)
-            return resize_mask(mask_THW[:, top : top + height, left : left + width], *self.model)
+            return self.part_to_model(mask_THW)
         inner = resize_mask(mask_THW, height, width)
         return np.pad(inner, ((0, 0), *self._borders(self.model)), mode="edge")
+
+    def part_to_model(self, mask_THW: Mask) -> Mask:
+        """`mask_to_model` of what the model sees; a mask in what is left out does not matter."""
+        top, left, height, width = self._box()
+        if self.cuts:
+            return resize_mask(mask_THW[:, top : top + height, left : left + width], *self.model)
+        return self.mask_to_model(mask_THW)
 
     def check_mask(self, mask_THW: Mask) -> None:
         """Raises VideoError for a mask in what `crop` or `focus` leaves out."""

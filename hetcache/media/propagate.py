@@ -32,15 +32,25 @@ SHY_PX = 2
 FLOW_ABOVE = 4.0
 TOLERANCE = 12.0
 LEAST_CONFIDENCE = 0.1
+# A mean error around the hole of about 7 grey levels.
+KEPT_CONFIDENCE = 0.7
+# Gain and offset of an exposure are fitted on about so many pixels of the surroundings, evenly picked.
+ENOUGH_PIXELS = 4096
 
 
 @dataclass(frozen=True)
 class Filled:
-    """`frames_THWC` equals the source outside the mask. `seen_THW` is 1 outside it, the confidence in 0..1 where other
-    frames showed the pixel, and 0 where it was interpolated."""
+    """`frames_THWC` equals the source outside `mask_THW`. `seen_THW` is 1 outside it, the confidence in 0..1 where
+    other frames showed the pixel, and 0 where it was interpolated."""
 
     frames_THWC: Frames
     seen_THW: Plane
+    mask_THW: Mask
+
+    @property
+    def kept_THW(self) -> Mask:
+        """The masked pixels that other frames show surely enough to count as known (`--keep-seen`)."""
+        return self.mask_THW & (self.seen_THW >= KEPT_CONFIDENCE)
 
 
 @dataclass(frozen=True)
@@ -51,25 +61,27 @@ class _View:
     hidden: Mask
 
 
-def propagate_fill(frames_THWC: Frames, mask_THW: Mask, reach: int | None = None) -> Filled:
+def propagate_fill(frames_THWC: Frames, mask_THW: Mask, reach: int | None = None, only: slice = slice(None)) -> Filled:
     """Fill the masked pixels of uint8 RGB [T, H, W, 3] from at most `reach` frames before and after (None: all).
 
-    Raises ValueError on shapes that do not match.
+    The frames `only` are filled and returned; the others only show what they know. Raises ValueError on shapes that do
+    not match.
     """
     if mask_THW.shape != frames_THWC.shape[:3]:
         raise ValueError(f"mask has shape {mask_THW.shape}, expected {frames_THWC.shape[:3]}")
-    blind_THWC = np.stack([_without(frame, mask) for frame, mask in zip(frames_THWC, mask_THW, strict=True)])
+    blind_THWC = np.stack([without_masked(frame, mask) for frame, mask in zip(frames_THWC, mask_THW, strict=True)])
     motion = estimate_motion(blind_THWC, mask_THW)
     shy_THW = np.stack([_grown(mask, SHY_PX) for mask in mask_THW])
-    filled_THWC = blind_THWC.copy()
-    seen_THW = (~mask_THW).astype(np.float32)
-    for index in range(len(frames_THWC)):
+    wanted = range(len(frames_THWC))[only]
+    filled_THWC = blind_THWC[only].copy()
+    seen_THW = (~mask_THW[only]).astype(np.float32)
+    for place, index in enumerate(wanted):
         if mask_THW[index].any():
-            _fill_frame(index, blind_THWC, mask_THW, shy_THW, motion, reach, filled_THWC[index], seen_THW[index])
-    unseen_THW = mask_THW & (seen_THW == 0)
+            _fill_frame(index, blind_THWC, mask_THW, shy_THW, motion, reach, filled_THWC[place], seen_THW[place])
+    unseen_THW = mask_THW[only] & (seen_THW == 0)
     if unseen_THW.any():
         filled_THWC = fill_under_mask(filled_THWC, unseen_THW, "push_pull")
-    return Filled(filled_THWC, seen_THW)
+    return Filled(filled_THWC, seen_THW, mask_THW[only])
 
 
 def _fill_frame(
@@ -101,15 +113,17 @@ def _fill_frame(
         pixels_HWC, weight = _fitted(here, view)
         weight = np.where(hole, weight, 0)
         if (weight > LEAST_CONFIDENCE).any():
-            samples.append((pixels_HWC, weight))
+            samples.append((pixels_HWC[hole], weight[hole]))
             missing -= weight > LEAST_CONFIDENCE
         if not (missing > 0).any():
             break
     if samples:
-        values_HWC, confidence = _agreed(samples)
-        known = hole & (confidence > LEAST_CONFIDENCE)
-        filled_HWC[box][known] = values_HWC[known].round().clip(0, 255).astype(np.uint8)
-        seen[box][known] = confidence[known]
+        values_NC, confidence_N = _agreed(samples)
+        shown_N = confidence_N > LEAST_CONFIDENCE
+        known = hole.copy()
+        known[hole] = shown_N
+        filled_HWC[box][known] = values_NC[shown_N].round().clip(0, 255).astype(np.uint8)
+        seen[box][known] = confidence_N[shown_N]
 
 
 def _nearest_first(index: int, count: int, reach: int | None) -> Iterator[int]:
@@ -141,7 +155,8 @@ def _fitted(here: _View, there: _View) -> tuple[Plane, Plane]:
 
 def _matched(here: _View, there: _View, ring: Mask) -> tuple[Plane, Plane]:
     """(pixels with gain and offset per channel that fit `here` on the ring, mean absolute error per pixel)."""
-    a, b = there.pixels_HWC[ring], here.pixels_HWC[ring]
+    every = max(1, int(ring.sum()) // ENOUGH_PIXELS)
+    a, b = there.pixels_HWC[ring][::every], here.pixels_HWC[ring][::every]
     close = np.ones(len(a), bool)
     gain, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
     for _ in range(3):
@@ -208,7 +223,7 @@ def _spread(plane: Plane, known: Mask) -> Plane:
     return np.asarray(cv2.pyrUp(result, dstsize=plane.shape[::-1]) if len(levels) > 1 else result)
 
 
-def _without(frame_HWC: Frames, mask: Mask) -> Frames:
+def without_masked(frame_HWC: Frames, mask: Mask) -> Frames:
     """The frame with smooth colours in place of what is masked."""
     if not mask.any():
         return frame_HWC

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.mask_growth import hull_mask, shadow_mask
 from hetcache.media.mask_pace import Pace, check_shape, choose_pace
 from hetcache.media.mask_reading import MaskReading, MaskRequest, read_rules
 from hetcache.media.masks import dilate_mask, iter_mask, outpaint, outpainted_size
@@ -149,8 +150,12 @@ class Source:
 
     def _canvas(self, frames_THWC: Frames, mask_THW: Mask) -> tuple[Frames, Mask]:
         options = self.options
+        if options.mask_hull:
+            mask_THW = hull_mask(mask_THW)
         if options.mask_dilate_px:
             mask_THW = dilate_mask(mask_THW, options.mask_dilate_px)
+        if options.mask_shadow_px:
+            mask_THW = shadow_mask(mask_THW, options.mask_shadow_px)
         if options.outpaint is None:
             return frames_THWC, mask_THW
         left, top, _, _ = options.outpaint

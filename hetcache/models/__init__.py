@@ -21,10 +21,11 @@ PUBLISHED_SAMPLER = "UniPCMultistepScheduler"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """`fill` is what the model expects under the mask: `grey`, or `push_pull` (a classical fill, see
-    `hetcache.media.fill`). `default_area` is height * width of its native size in pixels, `window` the frames of its
-    native length, `backend` the library that runs it (`hetcache.models.backend`), `sampler` the one of its several
-    that the model's files name."""
+    """`fill` is what the model was trained to see under the mask: `grey`, or `push_pull` (a classical fill, see
+    `hetcache.media.fill`); `auto_fill` is what `--fill auto` gives it in a run. `default_area` is height * width of its
+    native size in pixels, `window` the frames of its native length, `removal` the prompt and the negative prompt
+    of `--task remove` where they are others, `backend` the library that runs it (`hetcache.models.backend`), `sampler`
+    the one of its several that the model's files name."""
 
     model_id: str
     family: str
@@ -34,7 +35,9 @@ class ModelInfo:
     cfg_scale: float
     prompt: str
     negative_prompt: str
+    auto_fill: str
     window: int = 81
+    removal: tuple[str, str] | None = None
     backend: str = "diffsynth"
     sampler: str = ""
 
@@ -47,11 +50,13 @@ class ModelInfo:
         scale = math.sqrt(self.default_area / (height * width))
         return _nearest(height * scale), _nearest(width * scale)
 
-    def complete(self, edit: EditSettings) -> EditSettings:
-        """The settings with this model's own prompts and guidance where none were asked for."""
+    def complete(self, edit: EditSettings, removing: bool = False) -> EditSettings:
+        """The settings with this model's own prompts (when `removing`, those for it) and guidance where none were asked
+        for."""
+        prompt, negative_prompt = (removing and self.removal) or (self.prompt, self.negative_prompt)
         own: dict[str, Any] = {
-            "prompt": self.prompt,
-            "negative_prompt": self.negative_prompt,
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
             "cfg_scale": self.cfg_scale,
         }
         return replace(edit, **{name: value for name, value in own.items() if getattr(edit, name) is None})
@@ -63,11 +68,15 @@ WAN_NEGATIVE_PROMPT = (
     "disfigured, messy background"
 )
 WAN_PROMPT = "a natural background that continues its surroundings, photorealistic"
+WAN_REMOVAL = (
+    "an empty scene, the background continues naturally, photorealistic",
+    f"person, people, animal, vehicle, object, shadow, text, logo, {WAN_NEGATIVE_PROMPT}",
+)
 
 MODELS = {
     info.model_id: info
     for info in (
-        ModelInfo("tiny", "tiny", None, 240 * 416, "push_pull", 2.0, "textured still", "", 33),
+        ModelInfo("tiny", "tiny", None, 240 * 416, "push_pull", 2.0, "textured still", "", "propagate", 33),
         ModelInfo(
             "wan2.1-vace-1.3b",
             "wan",
@@ -77,9 +86,20 @@ MODELS = {
             5.0,
             WAN_PROMPT,
             WAN_NEGATIVE_PROMPT,
+            "grey",
+            removal=WAN_REMOVAL,
         ),
         ModelInfo(
-            "wan2.1-vace-14b", "wan", "Wan-AI/Wan2.1-VACE-14B", 480 * 832, "grey", 5.0, WAN_PROMPT, WAN_NEGATIVE_PROMPT
+            "wan2.1-vace-14b",
+            "wan",
+            "Wan-AI/Wan2.1-VACE-14B",
+            480 * 832,
+            "grey",
+            5.0,
+            WAN_PROMPT,
+            WAN_NEGATIVE_PROMPT,
+            "grey",
+            removal=WAN_REMOVAL,
         ),
     )
 }

@@ -110,10 +110,12 @@ class Backend(Protocol):
 
 
 def model_input(clip: Clip, info: ModelInfo, settings: EditSettings) -> NDArray[np.uint8]:
-    """The frames [T, H, W, 3] that condition the model: what lies under the mask is replaced, as the settings ask or as
-    the model was trained (`auto`), unless the settings let it see the original."""
+    """The frames [T, H, W, 3] that condition the model: what lies under the mask is replaced, by what the clip brings
+    for it, else as the settings ask or as the model was trained (`auto`), unless they let it see the original."""
     if not settings.apply_mask_to_input:
         return clip.frames_THWC
+    if clip.filled is not None:
+        return clip.filled.frames_THWC
     fill = info.fill if settings.fill == "auto" else settings.fill
     if fill == "propagate":
         return propagate_fill(clip.frames_THWC, clip.mask_THW).frames_THWC

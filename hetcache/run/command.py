@@ -88,8 +88,8 @@ def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | 
     from hetcache.run.job import prepare
     from hetcache.run.mask_picture import write_mask_picture
     from hetcache.run.record import summary_rows, table
-    from hetcache.run.saving import save_source
-    from hetcache.run.summary import plan_rows, video_rows
+    from hetcache.run.saving import save_seen, save_source
+    from hetcache.run.summary import known_rows, plan_rows, video_rows
 
     if request.output.plan or request.output.target_speedup is not None:
         check_plannable(request.mode, request.output.target_speedup)
@@ -97,6 +97,10 @@ def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | 
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
         say(table([*video_rows(job), *([] if job.mask_report is None else job.mask_report.rows())]))
         say("the mask is empty: there is nothing to plan" if job.plan else save_source(job))
+        return
+    if len(job.windows) == 1 and not job.clip.mask_THW.any():
+        say(table([*video_rows(job), *known_rows(job)]))
+        say("nothing is left to invent: there is nothing to plan" if job.plan else save_seen(job))
         return
     context = job.context(job.config)
     say(table(plan_rows(job, context)))

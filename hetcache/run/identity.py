@@ -36,6 +36,8 @@ def run_identity(job: Job) -> dict[str, Any]:
         "windows": [asdict(window) for window in job.windows],
         "size": job.clip.size,
         "feather": job.feather_px,
+        "fill": job.fill,
+        "match colour": job.match_colour,
         "weights": [facts_of_weights(job.model), job.revision],
         "memory": [job.vram.limit_gib, job.vram.fp8_storage],
         "dtype": str(job.dtype),
@@ -56,7 +58,7 @@ def request_identity(request: Request, files: Mapping[str, Facts] | None = None)
     asked = {
         "mode": request.mode.name,
         "settings": asdict(request.config),
-        **{name: asdict(getattr(request, name)) for name in ("length", "input", "size", "edit", "vram")},
+        **{name: asdict(getattr(request, name)) for name in ("task", "length", "input", "size", "edit", "vram")},
         "model": {name: value for name, value in asdict(request.model).items() if name != "device"},
         "output": output,
         "files": files,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from hetcache.core.options import EditSettings, VramOptions
 from hetcache.media.clip import Clip, take_clip
 from hetcache.media.encode import Look
 from hetcache.media.ffmpeg import VideoError
-from hetcache.media.focus import MaskExtent, focus_box
+from hetcache.media.fill_reader import fill_reader, with_fill
+from hetcache.media.focus import MaskExtent, focus_box, snug_size
 from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.options import FEATHER_PX_AT_480P
 from hetcache.media.placement import Box
@@ -27,14 +29,15 @@ from hetcache.models.options import ModelOptions
 from hetcache.run.identity import request_identity
 from hetcache.run.options import Request
 from hetcache.run.output import Outputs
+from hetcache.run.task import as_task
 
 
 @dataclass(frozen=True)
 class Job:
     """A checked run, complete: nothing else is asked of the command line. `model` is a name or a folder, `why` says
     how it was chosen; `config` is the mode's, as asked. `clip` is the first window's, of `windows` that cover
-    `num_frames` of `source`; most runs have one window. `command` is what to type for this run again; `identity` is
-    `request_identity`'s."""
+    `num_frames` of `source`; most runs have one window. `fill` is what the model sees under the mask, `none` where it
+    sees the original. `command` is what to type for this run again; `identity` is `request_identity`'s."""
 
     mode: Mode
     config: Any
@@ -52,7 +55,11 @@ class Job:
     windows: list[Window]
     clip: Clip
     settings: EditSettings
+    task: str
+    fill: str
     feather_px: int
+    match_colour: bool
+    regrain: bool
     mask_report: MaskReport | None
     look: Look
     compare: bool
@@ -73,13 +80,14 @@ class Job:
 def prepare(request: Request, outputs: Outputs) -> Job:
     """Check the request and read the clip. `outputs` are those of `check_outputs`. Raises ValueError,
     one line with the remedy."""
+    request = as_task(request)
     asked, wanted = request.model, request.output
     device, dtype = choose_device(asked)
     model, why = choose_model(asked.model, device.startswith("cuda"))
     info = model_info(model)
     if asked.revision is not None and info.repository is None:
         raise VideoError(f"--revision {asked.revision}: --model {model} is on this machine; a revision is a hub's")
-    settings = info.complete(request.edit)
+    settings = info.complete(request.edit, removing=request.task.task == "remove")
     source = Source.open(request.video, request.mask, request.input)
     # Here already, because it may refuse.
     look_of(source, 1, wanted.lossless)
@@ -91,9 +99,10 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         )
     if len(windows) == 1 and wanted.resume:
         raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
-    focus = focus_of(source, num_frames, info)
-    seen = source.size if focus is None else focus[2:]
-    clip = take_clip(source, min(windows[0].count, num_frames), request.size.of(info.default_size(*seen)), focus)
+    fill = fill_of(settings, info)
+    if source.options.keep_seen and fill != "propagate":
+        raise VideoError("--keep-seen keeps what other frames show: give --fill propagate, or leave it out")
+    clip = first_clip(source, num_frames, windows[0], fill, partial(size_at, request, info))
     if len(windows) > 1 and source.options.fit == "crop":
         for mask_THW in source.masks(num_frames):
             clip.placement.check_mask(mask_THW)
@@ -117,7 +126,11 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         windows=windows,
         clip=clip,
         settings=settings,
+        task=request.task.task,
+        fill=fill,
         feather_px=feather_px,
+        match_colour=wanted.match_colour,
+        regrain=wanted.regrain,
         mask_report=examine(source, clip, num_frames),
         look=look_of(source, num_frames, wanted.lossless),
         compare=wanted.compare,
@@ -129,16 +142,52 @@ def prepare(request: Request, outputs: Outputs) -> Job:
     )
 
 
-def focus_of(source: Source, num_frames: int, info: ModelInfo) -> Box | None:
+def first_clip(
+    source: Source, num_frames: int, window: Window, fill: str, working_size: Callable[..., tuple[int, int]]
+) -> Clip:
+    """The clip of the first window, in the box that all windows share, with what other frames show under its mask where
+    that is the `fill`. `working_size`: see `size_at`."""
+    focus = focus_of(source, num_frames, working_size)
+    seen = source.size if focus is None else focus[2:]
+    clip = take_clip(source, min(window.count, num_frames), working_size(*seen, focus is not None), focus)
+    if fill != "propagate":
+        return clip
+    with fill_reader(source, clip.placement) as reader:
+        return with_fill(clip, reader, window, source.options.keep_seen)
+
+
+def size_at(request: Request, info: ModelInfo, height: int, width: int, focused: bool = True) -> tuple[int, int]:
+    """(height, width) that the model works at for a picture of that size: as asked, else by `--focus-area` or about its
+    native area."""
+    area = request.input.focus_area if focused else "native"
+    if area == "mask":
+        snug = snug_size(height, width)
+        if snug[0] * snug[1] <= info.default_area:
+            return request.size.of(snug)
+    elif area != "native":
+        info = replace(info, default_area=area[0] * area[1])
+    return request.size.of(info.default_size(height, width))
+
+
+def focus_of(source: Source, num_frames: int, working_size: Callable[..., tuple[int, int]]) -> Box | None:
     """The box that `--focus` asks for, one for all frames, so that windows go on from each other's pixels; None for the
     whole canvas. Decodes all masks."""
     asked = source.options.focus
-    if asked == "off":
+    if asked == "off" or source.options.fit != "stretch":
         return None
     extents = [extent for mask_THW in source.masks(num_frames) if (extent := MaskExtent.of(mask_THW)) is not None]
     if not extents:
         return None
-    return focus_box(reduce(MaskExtent.joined, extents), info.default_size, None if asked == "auto" else asked)
+    margin_px = None if asked == "auto" else asked
+    snug = source.options.focus_area == "mask"
+    return focus_box(reduce(MaskExtent.joined, extents), working_size, margin_px, snug)
+
+
+def fill_of(settings: EditSettings, info: ModelInfo) -> str:
+    """What the model is to see under the mask."""
+    if not settings.apply_mask_to_input:
+        return "none"
+    return info.auto_fill if settings.fill == "auto" else settings.fill
 
 
 def plan_length(request: Request, source: Source, model_window: int) -> tuple[int, list[Window]]:

@@ -35,6 +35,20 @@ class Files:
     mask: Path | None = setting(None, "mask video, image (for all frames) or folder; white = edit", shown="")
 
 
+@dataclass(frozen=True)
+class Task:
+    """A preset of the options below: see `as_task`."""
+
+    task: Literal["fill", "remove"] = setting(
+        "fill",
+        "fill: what a prompt asks for; remove: the mask grows to its hull and by --mask-dilate (here 1% of the rows), "
+        "--fill is propagate, and prompts say that nothing is there",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
 def read_frame_count(text: str) -> int | str:
     """A number, or `all`. Raises ValueError."""
     try:
@@ -99,6 +113,13 @@ class Output:
         shown=f"{FEATHER_PX_AT_480P} at 480 rows",
         metavar="PX",
     )
+    match_colour: bool = setting(
+        True,
+        "add to the edit, inside the mask, the smooth difference in colour that it has from the video around the mask",
+    )
+    regrain: bool = setting(
+        False, "add to the edit, inside the mask, the grain that the video around the mask has and the edit lacks"
+    )
     resume: bool = setting(False, "go on with an interrupted run of several windows, from the finished ones")
     lossless: bool = setting(
         False,
@@ -136,6 +157,7 @@ class Request:
     mode: Mode
     config: Any
     files: Files = field(default_factory=Files)
+    task: Task = field(default_factory=Task)
     length: Length = field(default_factory=Length)
     input: InputOptions = field(default_factory=InputOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -149,6 +171,10 @@ class Request:
         check_compile(self.edit, self.vram)
         if self.mask is None and (self.input.mask_dilate_px or self.input.invert_mask):
             raise UserError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
+        if self.mask is None and (self.input.mask_hull or self.input.mask_shadow_px or self.task.task == "remove"):
+            raise UserError(
+                "--mask-hull, --mask-shadow and --task remove change the file given by --mask, and none is given"
+            )
         reads = self.input.mask_channel != "auto" or self.input.mask_object or self.input.mask_timing != "auto"
         if self.mask is None and reads:
             raise UserError(

@@ -145,6 +145,8 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{tokens['total']} tokens)",
             )
         )
+    if "put_back" in record:
+        rows.append(("mask", _mask_text(record["conditioning"], record["put_back"])))
     rows.append(("memory", f"cache {record['cache_bytes'] / 2**20:.1f} MiB, peak {record['peak_memory_gib']:.2f} GiB"))
     compare = record.get("compare")
     if compare:
@@ -162,6 +164,20 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("note", note) for note in record.get("fell_back", [])]
     rows += [(name, path) for name, path in record["outputs"].items() if path]
     return rows
+
+
+def _mask_text(conditioning: Mapping[str, Any], put_back: Mapping[str, Any]) -> str:
+    """What was put under the mask and how the edit was put back."""
+    parts = [f"filled by {conditioning['fill']}" if conditioning["fill"] != "none" else "seen by the model"]
+    if conditioning["seen_share"] is not None:
+        parts[0] += f" ({conditioning['seen_share']:.0%} seen in other frames)"
+    if conditioning["kept_share"] is not None:
+        parts.append(f"{conditioning['kept_share']:.0%} kept from there")
+    if put_back["colour_shift"] is not None:
+        parts.append(f"colours moved by {put_back['colour_shift']:.1f} of 255")
+    if put_back["grain"] is not None:
+        parts.append("grain added")
+    return ", ".join(parts)
 
 
 def _figure(value: float | None) -> str:

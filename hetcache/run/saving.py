@@ -25,6 +25,7 @@ from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.joins import JoinWatch
 from hetcache.run.long_clip import edited_frames, finished_frames
+from hetcache.run.put_back import PutBack, matched, mean_shift, prepared_facts
 from hetcache.run.window_store import WindowStore
 
 
@@ -35,7 +36,9 @@ def save_edit(
     record."""
     result, clip = results[0], job.clip
     composite_start = time.perf_counter()
-    edited_THWC = clip.to_source(result.frames_THWC)
+    edited_THWC, coloured = matched(job, clip, result.frames_THWC)
+    laying = PutBack(job)
+    edited_THWC = laying.whole(clip.to_source(edited_THWC))
     lost_sound = write_result(job, edited_THWC)
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, result.frames_THWC[: job.num_frames], clip.fps)
@@ -47,6 +50,8 @@ def save_edit(
         **run_facts(job, asdict(config), [*editor.notes, *lost_sound]),
         "timing_s": records.timing_s(stage_ms, editor.load_s, composite_s, total_s),
         **records.session_facts(result.session, context.tokens),
+        **prepared_facts(job, clip),
+        "put_back": {**coloured, **laying.facts()},
         "peak_memory_gib": round(result.peak_memory_gib, 3),
         "outputs": job.outputs.as_json(),
     }
@@ -77,9 +82,9 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     """Composite and write the finished windows of a long video as a stream. Returns the record."""
     clip = job.clip
     composite_start = time.perf_counter()
-    watch = JoinWatch(job.windows)
-    edited_frames_HWC = edited_frames(clip.placement, store, job.windows, job.num_frames)
-    lost_sound = write_result(job, watch.watch(job, edited_frames_HWC))
+    watch, laying = JoinWatch(job.windows), PutBack(job)
+    frames = laying.stream(edited_frames(clip.placement, store, job.windows, job.num_frames))
+    lost_sound = write_result(job, watch.watch(job, frames))
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)
     composite_s = time.perf_counter() - composite_start
@@ -94,6 +99,8 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
         **run_facts(job, settings, [*fell_back, *lost_sound]),
         "timing_s": records.sum_timing_s([window["timing_s"] for window in edited], load_s, composite_s),
         **records.all_windows(facts),
+        **prepared_facts(job, clip),
+        "put_back": {**mean_shift(edited), **laying.facts()},
         "outputs": job.outputs.as_json(),
     }
     write_json(job.outputs.record, record)
@@ -114,13 +121,24 @@ def write_result(job: Job, edited: Iterable[NDArray[np.uint8]] | None) -> list[s
 def save_source(job: Job) -> str:
     """An empty mask asks for nothing: the source comes back, and the record says so. Returns what to tell."""
     note = f"the mask is empty in these {job.num_frames} frames: nothing to edit, the source is returned"
-    for lost_sound in write_result(job, None):
+    return _save_without_model(job, None, note)
+
+
+def save_seen(job: Job) -> str:
+    """Nothing is left to invent: other frames show all that is masked, and the record says so. Returns what to tell."""
+    note = f"other frames show all that is masked in these {job.num_frames} frames: the model is not run"
+    return _save_without_model(job, PutBack(job).stream(iter(job.clip.source_THWC)), note)
+
+
+def _save_without_model(job: Job, edited: Iterable[NDArray[np.uint8]] | None, note: str) -> str:
+    for lost_sound in write_result(job, edited):
         note += f"; {lost_sound}"
     record = {
         "schema": records.SCHEMA,
         "mode": job.mode.name,
         "identity": job.identity,
         "note": note,
+        **({} if edited is None else prepared_facts(job, job.clip)),
         **source_facts(job),
         **mask_facts(job),
         "outputs": {"video": str(job.outputs.video), "raw": None},
@@ -142,6 +160,9 @@ def run_facts(job: Job, settings: dict[str, Any], fell_back: Sequence[str]) -> d
             **asdict(job.settings),
             **asdict(job.source.options),
             "focus_box": job.clip.placement.focus,
+            "task": job.task,
+            "match_colour": job.match_colour,
+            "regrain": job.regrain,
             "feather_px": job.feather_px,
             "frames": job.num_frames,
             "height": height,

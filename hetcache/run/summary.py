@@ -6,6 +6,7 @@ from hetcache.core.mode import RunContext
 from hetcache.media.describe import source_rows
 from hetcache.media.result import notes_of
 from hetcache.run.job import Job
+from hetcache.run.put_back import shares
 
 Row = tuple[str, str]
 
@@ -32,8 +33,7 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
             f"{clip.masked_fraction:.0%} masked",
         ),
         *video_rows(job),
-        *([] if job.mask_report is None else job.mask_report.rows()),
-        *_focus_rows(job),
+        *known_rows(job),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
         *_window_rows(job),
         (
@@ -44,15 +44,33 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
     ]
 
 
+def known_rows(job: Job) -> list[Row]:
+    """What was understood of the mask, and what the model is to see."""
+    return [*([] if job.mask_report is None else job.mask_report.rows()), *_focus_rows(job), *_fill_rows(job)]
+
+
 def _focus_rows(job: Job) -> list[Row]:
     asked, focus = job.source.options.focus, job.clip.placement.focus
     if asked == "off":
         return []
+    if job.source.options.fit != "stretch":
+        return [("focus", f"the whole picture, by --fit {job.source.options.fit}")]
     if focus is None:
         return [("focus", "the whole picture: the mask and its surroundings are nearly all of it")]
     top, left, height, width = focus
     scale = job.clip.placement.scale
     return [("focus", f"{width}x{height} from ({left}, {top}), {scale:.3g} pixels of the model for one of the video")]
+
+
+def _fill_rows(job: Job) -> list[Row]:
+    fill, filled = job.fill, job.clip.filled
+    if filled is None:
+        names = {"none": "the original", "grey": "grey", "push_pull": "an interpolation of what is around it"}
+        return [("under the mask", names.get(fill, "nothing to fill"))]
+    seen, kept = shares(job.clip)
+    where = "" if len(job.windows) == 1 else " of the first window"
+    rows = [("under the mask", f"what other frames show ({seen:.0%}{where}), else an interpolation")]
+    return rows if kept is None else [*rows, ("kept", f"{kept:.0%} of what is masked comes from other frames as it is")]
 
 
 def video_rows(job: Job) -> list[Row]:

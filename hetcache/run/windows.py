@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from hetcache.media.clip import Clip
+from hetcache.media.fill_reader import fill_reader, going_on, with_fill
 from hetcache.media.windows import Frames, Window, given_known, join, join_after, num_anchors
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.long_clip import WindowReader, finished_frames
+from hetcache.run.put_back import matched, prepared_facts
 from hetcache.run.record import session_facts, timing_s
 from hetcache.run.window_store import WindowStore
 
@@ -25,10 +27,16 @@ def edit_windows(job: Job, store: WindowStore, ready: Callable[[], tuple[Editor,
     if done == len(job.windows):
         return
     ready_once = cache(ready)
-    with WindowReader(job.source, job.clip.placement, job.num_frames, job.windows[done].start) as reader:
+    start, placement = job.windows[done].start, job.clip.placement
+    with (
+        WindowReader(job.source, placement, job.num_frames, start) as reader,
+        fill_reader(job.source, placement, start) as fills,
+    ):
         for index in range(done, len(job.windows)):
             window = job.windows[index]
             clip = reader.read(window)
+            if job.fill == "propagate":
+                clip = with_fill(clip, fills, window, job.source.options.keep_seen, placement.rest())
             earlier = finished_frames(store, job.windows[:index], window.start, window.start + window.known)
             label = f"{job.mode.name}, window {index + 1} of {len(job.windows)}"
             frames_THWC, facts = edit_window(ready_once, job, window, clip, list(earlier), label)
@@ -51,19 +59,25 @@ def edit_window(
     facts: dict[str, Any] = {"window": asdict(window)}
     if not clip.mask_THW[len(known) :].any():
         frames_THWC, _ = given_known(clip, known_KHWC, feather_px)
-        return join(known_KHWC, frames_THWC), {**facts, "skipped": "the mask is empty in its new frames"}
+        masked = clip.source_mask_THW[len(known) :].any()
+        why = "nothing is left to invent in its new frames" if masked else "the mask is empty in its new frames"
+        return join(known_KHWC, frames_THWC), {**facts, "skipped": why}
     anchors = num_anchors(len(known))
     frames_THWC, mask_THW = given_known(clip, known_KHWC[:anchors], feather_px)
     editor, config = ready()
-    given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW)
+    filled = None if clip.filled is None else going_on(frames_THWC, mask_THW, clip.filled)
+    given = replace(clip, frames_THWC=frames_THWC, mask_THW=mask_THW, filled=filled)
     context = job.context(config, given)
     result = editor.edit(given, job.mode, config, context, job.settings, label)
     measured = session_facts(result.session, context.tokens)
     del measured["steps"]
     stage_ms = result.session.stage_ms
-    return join_after(anchors, known_KHWC, result.frames_THWC), {
+    edited_THWC, coloured = matched(job, given, result.frames_THWC)
+    return join_after(anchors, known_KHWC, edited_THWC), {
         **facts,
         **measured,
+        **prepared_facts(job, given),
+        "put_back": coloured,
         "timing_s": timing_s(stage_ms, 0.0, 0.0, sum(stage_ms.values()) / 1e3),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
         "settings": asdict(config),

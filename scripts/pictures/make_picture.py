@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from hetcache.core.tokens import classify
-from hetcache.media.clip import Clip, read_clip
+from hetcache.media.clip import Clip, take_clip
 from hetcache.media.read import read_frames
+from hetcache.media.source import Source
 from hetcache.method.selector import SelectionConfig, TokenSelector
 
 MASK, GENERATIVE, MARGIN, CONTEXT = (214, 62, 62), (214, 62, 62), (240, 170, 40), (60, 130, 220)
@@ -44,11 +45,15 @@ def token_panel(clip: Clip, config: dict[str, object], frame: int) -> tuple[NDAr
     latent = (frame + 3) // 4
     labels = classes.labels_FHW()[latent].numpy()
     computed = active.view(grid.frames, grid.height, grid.width)[latent].numpy()
-    height, width = clip.source_size
+    top, left, height, width = clip.placement.focus or (0, 0, *clip.source_size)
     panel = np.rint(clip.source_THWC[frame] * 0.55 + 90).clip(0, 255).astype(np.uint8)
+    # What the model does not see is paler still.
+    seen = np.zeros(clip.source_size, np.bool_)
+    seen[top : top + height, left : left + width] = True
+    tint(panel, ~seen, (255, 255, 255), 0.5)
     for value, colour in ((2, GENERATIVE), (1, MARGIN), (0, CONTEXT)):
         cells = Image.fromarray((labels == value) & computed).resize((width, height), Image.Resampling.NEAREST)
-        tint(panel, np.asarray(cells), colour, 0.7)
+        tint(panel[top : top + height, left : left + width], np.asarray(cells), colour, 0.7)
     return panel, plan.num_active, plan.num_tokens
 
 
@@ -61,7 +66,9 @@ def main() -> None:
     args = parser.parse_args()
     record = json.loads(args.record.read_text())
     config = record["config"]
-    clip = read_clip(Path(config["video"]), Path(config["mask"]), config["frames"], (config["height"], config["width"]))
+    source = Source.open(Path(config["video"]), Path(config["mask"]))
+    box = config["focus_box"] and tuple(config["focus_box"])
+    clip = take_clip(source, config["frames"], (config["height"], config["width"]), box)
     masked = clip.source_THWC[args.frame].copy()
     tint(masked, clip.source_mask_THW[args.frame], MASK, 0.6)
     edited = read_frames(record["outputs"]["video"], 1, args.frame)[0]

@@ -75,7 +75,7 @@ def test_a_box_of_nearly_everything_is_seen_whole(files, capsys):
     [
         (["--focus", "sharp"], "neither auto, off nor a number of pixels"),
         (["--focus", "-1"], "--focus -1: auto, off or pixels"),
-        (["--focus", "auto", "--fit", "pad"], "--focus and --fit both say what the model sees"),
+        (["--focus", "40", "--fit", "pad"], "--focus and --fit both say what the model sees"),
         (["--fill", "magic"], "--fill"),
     ],
 )
