@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.placement import Box, Placement
-from hetcache.media.propagate import Filled
 from hetcache.media.read import MAX_READ_BYTES
 from hetcache.media.sizes import smallest_4k_plus_1
 from hetcache.media.source import Source
+
+if TYPE_CHECKING:  # it brings torch and OpenCV, which metrics of clips do without
+    from hetcache.media.propagate import Filled
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
