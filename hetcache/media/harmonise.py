@@ -26,11 +26,12 @@ GRAIN_REACH_PX = 6
 MIN_RING = 64
 
 
-def match_colour(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask) -> Frames:
+def match_colour(edit_THWC: Frames, source_THWC: Frames, mask_THW: Mask, unsure_px: int = 0) -> Frames:
     """`edit_THWC` with, inside the mask, the difference between source and edit on the ring around it added: per frame
-    and channel a plane over the picture, averaged over neighbouring frames and limited to 16 grey levels."""
+    and channel a plane over the picture, averaged over neighbouring frames and limited to 16 grey levels. Within
+    `unsure_px` of the mask the source is not looked at: scaling may have drawn what is under the mask into it."""
     fields = [
-        _plane_coefficients(edit, source, mask)
+        _plane_coefficients(edit, source, mask | ring_around(mask, unsure_px) if unsure_px else mask)
         for edit, source, mask in zip(edit_THWC, source_THWC, mask_THW, strict=True)
     ]
     weights_T = np.array([weight for _, weight in fields], np.float32)

@@ -3,6 +3,7 @@ of what was prepared before and done after the model."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice
@@ -29,7 +30,10 @@ def matched(job: Job, clip: Clip, raw_THWC: Frames) -> tuple[Frames, dict[str, A
     """(`raw_THWC`, at the model's size, with its colours matched, where that was asked for; facts for the record)."""
     if not job.match_colour or not clip.mask_THW.any():
         return raw_THWC, {"colour_shift": None}
-    edited_THWC = match_colour(raw_THWC, clip.frames_THWC, clip.mask_THW)
+    scale = job.clip.placement.scale
+    # A bicubic filter reaches two pixels of the larger side; a clip with a fill was scaled without what is masked.
+    unsure_px = 0 if scale == 1 or clip.filled is not None else math.ceil(2 * max(scale, 1))
+    edited_THWC = match_colour(raw_THWC, clip.frames_THWC, clip.mask_THW, unsure_px)
     change = edited_THWC[clip.mask_THW].astype(np.int16) - raw_THWC[clip.mask_THW]
     return edited_THWC, {"colour_shift": round(float(np.abs(change).mean()), 3)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from hetcache.media.harmonise import match_colour, regrain
+from hetcache.media.harmonise import match_colour, regrain, ring_around
 
 COUNT, HEIGHT, WIDTH = 9, 80, 96
 
@@ -93,3 +93,13 @@ def test_an_edit_with_as_much_grain_gets_none():
     source = (smooth + noise).clip(0, 255).round().astype(np.uint8)
     again = regrain(source, source, mask, seed=3)
     assert np.abs(again.astype(float) - source).mean() < 0.5
+
+
+def test_surroundings_into_which_scaling_has_drawn_the_hidden_are_left_out():
+    source, mask = picture(), hole()
+    edit = (source + 8.0).clip(0, 255).astype(np.uint8)
+    bled = source.copy()
+    outline = np.stack([ring_around(each, 2) for each in mask])
+    bled[outline] = 0
+    assert (match_colour(edit, bled, mask, unsure_px=2) == match_colour(edit, source, mask, unsure_px=2)).all()
+    assert not (match_colour(edit, bled, mask) == match_colour(edit, source, mask)).all()
