@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import cv2
 import torch
 
 from diffsynth_patches.tiny import TinyConfig, load_tiny_pipeline
 from hetcache.files import EMBEDDED_WEIGHTS
-from scripts.train import arrays, autoencoder, denoiser, export, held_out, state
+from scripts.train import arrays, autoencoder, denoiser, export, fills, held_out, state
 from scripts.train.config import TRAINED
 from scripts.train.loop import LoopOptions, train
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
+        cv2.setNumThreads(options.threads)
     try:
         COMMANDS[options.command](options)
     except (ValueError, FileNotFoundError) as error:
@@ -43,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare = _command(commands, "prepare", "decode sources into uint8 arrays", "data")
     prepare.add_argument("--sources", type=Path, nargs="+", required=True)
+    holes = _command(commands, "fills", "holes filled from other frames, for `dit`, added to the arrays", "data")
+    holes.add_argument("--count", type=int, default=200, help="how many there are to be; made ones are kept")
     _command(commands, "pack", "the arrays as at most 50 MiB of files, for `prepare` elsewhere", "data to")
     watch = _command(commands, "watch-clips", "clips for --watch, from folders as `evaluate` reads them", "to")
     watch.add_argument("--clips", type=Path, nargs="+", required=True)
@@ -95,6 +99,10 @@ def _training(command: argparse.ArgumentParser, lr: float, minutes: float) -> No
 
 def _prepare(options: argparse.Namespace) -> None:
     print(f"{arrays.prepare(options.sources, options.data)} arrays written to {options.data}")
+
+
+def _fills(options: argparse.Namespace) -> None:
+    print(f"{fills.make_fills(options.data, options.count)} new fills in {options.data}")
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -173,6 +181,7 @@ def _plot(options: argparse.Namespace) -> None:
 
 COMMANDS = {
     "prepare": _prepare,
+    "fills": _fills,
     "pack": _pack,
     "watch-clips": _watch_clips,
     "ae": _train_autoencoder,

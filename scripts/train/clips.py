@@ -140,11 +140,16 @@ class ClipSampler:
         if rng.random() < 0.5:
             clip = clip[:, :, ::-1]
         if rng.random() < 0.5:
-            gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3))
-            table = 255 * np.clip((np.arange(256)[:, None] / 255) ** np.exp(rng.normal(0, 0.12)) * gain, 0, 1)
-            table = table.astype(np.uint8)
-            clip = np.stack([table[:, c][clip[..., c]] for c in range(3)], -1)
+            clip = recolour(clip, rng)
         return np.ascontiguousarray(clip)
+
+
+def recolour(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Another exposure, white balance and gamma, the same for all pixels."""
+    gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 3))
+    table = 255 * np.clip((np.arange(256)[:, None] / 255) ** np.exp(rng.normal(0, 0.12)) * gain, 0, 1)
+    table = table.astype(np.uint8)
+    return np.stack([table[:, c][pixels[..., c]] for c in range(3)], -1)
 
 
 def busy(image_HWC: Pixels) -> float:

@@ -1,9 +1,11 @@
 """Measures the embedded model on clips it never saw: one table and one contact sheet.
 
     python -m scripts.train.evaluate --clips CLIPS_DIR [MORE_DIRS] --out results/tiny
+    python -m scripts.train.evaluate --clips CLIPS_DIR [MORE_DIRS] --holes box --words --out results/tiny-box
     python -m scripts.train.evaluate --clips CLIPS_DIR [MORE_DIRS] --autoencoder [work/run/ae.pt]
 
-The second measures the autoencoder alone: that of the weights, or of a training run (its averaged model).
+The second puts a large still hole into every clip and asks whether words move what they say; the last measures the
+autoencoder alone: that of the weights, or of a training run (its averaged model).
 A folder holds NAME.mp4 with NAME_mask.mp4, or one clip with masks.mp4. Finished clips are kept under --out and not
 computed again, so that several processes can share the work (--only) and an interrupted run goes on. Figures in the
 mask are taken on composites: the model's (or Telea's) pixels inside the mask, the source outside.
@@ -21,17 +23,17 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline
 from hetcache.files import write_json
-from hetcache.media.fill import push_pull_fill
 from hetcache.metrics.lpips import Lpips, load_lpips
 from scripts.train.captions import caption
 from scripts.train.config import TRAINED
-from scripts.train.forward import forward
 from scripts.train.held_out import Clip, Pixels, find_clips
+from scripts.train.sampling import FILLS, Sampler, boxed, filled, telea
+from scripts.train.token_grid import token_grid
+from scripts.train.word_sway import WORDS, sway, sway_table
 
 COLUMNS = (
     "ae_psnr_db",
@@ -42,41 +44,12 @@ COLUMNS = (
     "ours_lpips",
     "telea_lpips",
     "fill_lpips",
+    "ours_token_grid",
+    "source_token_grid",
     "guidance_change_db",
 )
+TOKEN_GRID_BAR = 1.2
 AUTOENCODER_COLUMNS = ("psnr_db", "lpips", "encode_s", "decode_s")
-
-
-def telea(clip: Clip) -> Pixels:
-    masks = clip.mask_THW.astype(np.uint8) * 255
-    return np.stack([cv2.inpaint(f, m, 3, cv2.INPAINT_TELEA) for f, m in zip(clip.frames_THWC, masks, strict=True)])
-
-
-def classical_fill(clip: Clip) -> Pixels:
-    video = torch.from_numpy(clip.frames_THWC).permute(0, 3, 1, 2).float()
-    filled = push_pull_fill(video, torch.from_numpy(clip.mask_THW).unsqueeze(1).float())
-    return filled.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-
-def edit(pipe: Any, clip: Clip, fill: Pixels, prompt: str, cfg_scale: float, options: argparse.Namespace) -> Pixels:
-    """The model's answer composited into the source."""
-    mask = (clip.mask_THW[..., None] * np.ones(3)).astype(np.uint8) * 255
-    t, height, width = clip.mask_THW.shape
-    video = pipe(
-        prompt=prompt,
-        vace_video=[Image.fromarray(f) for f in fill],
-        vace_video_mask=[Image.fromarray(m) for m in mask],
-        num_frames=t,
-        height=height,
-        width=width,
-        tiled=False,
-        seed=options.seed,
-        num_inference_steps=options.steps,
-        cfg_scale=cfg_scale,
-        progress_bar_cmd=lambda x: x,
-    )
-    output = np.stack([np.asarray(f) for f in video])
-    return np.where(clip.mask_THW[..., None], output, clip.frames_THWC)
 
 
 def psnr(a: Pixels, b: Pixels, mask_THW: NDArray[np.bool_] | None = None) -> float:
@@ -99,22 +72,31 @@ def measure_autoencoder(vae: nn.Module, lpips: Lpips, clip: Clip) -> dict[str, A
 
 
 def measure(
-    pipe: Any, lpips: Lpips, clip: Clip, options: argparse.Namespace
+    sampler: Sampler, lpips: Lpips, clip: Clip, options: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Pixels]]:
+    """The figures of one clip, and the pictures that its row of the contact sheet is made of."""
     start = time.perf_counter()
-    autoencoder = measure_autoencoder(pipe.vae.model, lpips, clip)
+    autoencoder = measure_autoencoder(sampler.pipe.vae.model, lpips, clip)
+    if options.holes == "box":
+        clip = boxed(clip)
     prompt = " ".join(caption(clip.frames_THWC, clip.mask_THW)) if options.prompt == "auto" else options.prompt
-    images = {"source": clip.frames_THWC, "telea": telea(clip), "fill": classical_fill(clip)}
-    images["ours"] = edit(pipe, clip, images["fill"], prompt, options.cfg, options)
-    row = {"clip": clip.name, "prompt": prompt}
+    images = {"source": clip.frames_THWC, "telea": telea(clip), "fill": filled(clip, options.fill)}
+    images["ours"] = sampler.edit(clip, images["fill"], prompt, options.cfg)
+    row: dict[str, Any] = {"clip": clip.name, "prompt": prompt, "fill": options.fill, "holes": options.holes}
     row |= {"ae_psnr_db": autoencoder["psnr_db"], "ae_lpips": autoencoder["lpips"]}
     for name in ("ours", "telea", "fill"):
         row[f"{name}_psnr_db"] = psnr(images[name], clip.frames_THWC, clip.mask_THW)
         distances = lpips.distances(images[name], clip.frames_THWC, {"mask": clip.mask_THW})["mask"]
         row[f"{name}_lpips"] = float(np.nanmean(distances))
+    for name in ("ours", "source"):
+        row[f"{name}_token_grid"] = token_grid(images[name], clip.mask_THW)
     if clip.name in options.guidance_clips:
-        images["unguided"] = edit(pipe, clip, images["fill"], "", 1.0, options)
+        images["unguided"] = sampler.edit(clip, images["fill"], "", 1.0)
         row["guidance_change_db"] = psnr(images["ours"], images["unguided"], clip.mask_THW)
+    if options.words:
+        unprompted = sampler.edit(clip, images["fill"], "", 1.0)
+        sample = sampler.with_words(clip, images["fill"])
+        row["words"] = [sway(word, sample, unprompted, clip.mask_THW) for word in WORDS]
     row["seconds"] = time.perf_counter() - start
     return row, images
 
@@ -128,28 +110,23 @@ def sheet(clip: Clip, images: dict[str, Pixels], picks: tuple[int, ...] = (0, 10
     return np.concatenate(rows, axis=0)
 
 
-def fast_model_fn(**inputs: Any) -> torch.Tensor:
-    """The same network in bfloat16 autocast through the training forward pass."""
-    latents = inputs["latents"]
-    with torch.autocast(latents.device.type, torch.bfloat16):
-        velocity = forward(
-            inputs["dit"], inputs["vace"], latents, inputs["timestep"], inputs["context"], inputs["vace_context"]
-        )
-    return velocity.to(latents.dtype)
-
-
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     """A Markdown table of the rows and their averages."""
     lines = ["clip | " + " | ".join(columns), "---|" * len(columns) + "---"]
     mean: dict[str, Any] = {"clip": "average"}
     for key in columns:
-        values = [row[key] for row in rows if key in row]
+        values = [row[key] for row in rows if row.get(key) is not None]
         if values:
             mean[key] = float(np.mean(values))
     for row in [*rows, mean]:
-        cells = [f"{row[key]:.3f}" if "lpips" in key else f"{row[key]:.2f}" for key in columns if key in row]
+        cells = [_cell(key, row.get(key)) for key in columns]
         lines.append(" | ".join([row["clip"], *cells]))
     return "\n".join(lines)
+
+
+def _cell(key: str, value: float | None) -> str:
+    """Empty for what was not measured, and for a figure that does not exist."""
+    return "" if value is None else f"{value:.3f}" if "lpips" in key else f"{value:.2f}"
 
 
 def autoencoder_table(options: argparse.Namespace, clips: list[Clip]) -> str:
@@ -164,7 +141,20 @@ def autoencoder_table(options: argparse.Namespace, clips: list[Clip]) -> str:
     return table([measure_autoencoder(vae.eval(), lpips, clip) for clip in clips], AUTOENCODER_COLUMNS)
 
 
-def main() -> None:
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """What the bars of docs/embedded-model.md ask: LPIPS against Telea's, the token grid, and the words."""
+    better = sum(row["ours_lpips"] < row["telea_lpips"] for row in rows)
+    ours, theirs = (float(np.mean([row[f"{name}_lpips"] for row in rows])) for name in ("ours", "telea"))
+    grids = [row["ours_token_grid"] for row in rows if row["ours_token_grid"] is not None]
+    lines = [f"LPIPS below Telea's on {better} of {len(rows)} clips, on average {ours / theirs:.3f}x of it"]
+    if grids:
+        low = sum(grid <= TOKEN_GRID_BAR for grid in grids)
+        lines.append(f"token grid at most {TOKEN_GRID_BAR:g} on {low} of {len(grids)} clips, mean {np.mean(grids):.2f}")
+    words = [word for row in rows for word in row.get("words", [])]
+    return "\n".join([*lines, *(["", sway_table(words)] if words else [])])
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("results/tiny"))
@@ -178,32 +168,39 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="default: data/tiny")
     parser.add_argument("--only", nargs="*", help="names of clips")
     parser.add_argument("--size", type=int, nargs=3, default=(33, 240, 416), metavar=("FRAMES", "HEIGHT", "WIDTH"))
+    parser.add_argument("--holes", choices=("masks", "box"), default="masks", help="'box': a large still one")
+    parser.add_argument("--fill", choices=FILLS, default="push_pull", help="what the model starts from")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--cfg", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt", default="auto", help="'auto': words for what the source shows in the mask")
+    parser.add_argument("--words", action="store_true", help="also sample six words at guidance 1, 2 and 4")
     parser.add_argument(
         "--guidance-clips", nargs="*", default=["real", "camel"], help="clips also sampled without prompt and guidance"
     )
     parser.add_argument("--fast", action="store_true", help="bfloat16 network (the autoencoder stays float32)")
-    options = parser.parse_args()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser().parse_args(argv)
     clips = [clip for clip in find_clips(options.clips, *options.size) if not options.only or clip.name in options.only]
     if options.autoencoder is not None:
         print(autoencoder_table(options, clips))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     pipe, lpips = load_tiny_pipeline(weights_dir=options.weights), load_lpips("alex")
-    if options.fast:
-        pipe.model_fn = fast_model_fn
+    sampler = Sampler(pipe, options.steps, options.seed, options.fast)
     rows = []
     for clip in clips:
         record = options.out / f"{clip.name}.json"
         if not record.exists():
-            row, images = measure(pipe, lpips, clip, options)
-            cv2.imwrite(str(options.out / f"{clip.name}.png"), sheet(clip, images)[..., ::-1])
+            row, images = measure(sampler, lpips, clip, options)
+            shown = boxed(clip) if options.holes == "box" else clip
+            cv2.imwrite(str(options.out / f"{clip.name}.png"), sheet(shown, images)[..., ::-1])
             write_json(record, row, indent=1)
         rows.append(json.loads(record.read_text()))
-    print(table(rows, COLUMNS))
+    print(f"{table(rows, COLUMNS)}\n\n{verdict(rows)}")
     sheets = [cv2.imread(str(options.out / f"{row['clip']}.png")) for row in rows]
     small = [cv2.resize(s, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for s in sheets]
     cv2.imwrite(str(options.out / "sheet.jpg"), np.concatenate(small, axis=0), [cv2.IMWRITE_JPEG_QUALITY, 80])

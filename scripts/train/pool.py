@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffsynth_patches.tiny.text import TinyTokenizer
-from hetcache.media.fill import push_pull_fill
+from hetcache.media.fill import fill_under_mask, push_pull_fill
 from hetcache.media.propagate import propagate_fill
 from scripts.train.ahead import Ahead
 from scripts.train.autoencoder import to_unit
 from scripts.train.captions import caption
 from scripts.train.clips import Shape, shared_sampler
+from scripts.train.fills import has_fills, piece
 from scripts.train.masks import random_mask
 
 Sample = dict[str, Any]
@@ -31,11 +32,13 @@ Pixels = NDArray[np.uint8]
 @dataclass(frozen=True)
 class PoolOptions:
     """`propagated` is the share of clips with more than one frame whose hole holds what other frames show, as far as
-    they do; the others' is filled by push-pull. Encoding costs as much as training, so a sample is used about `reuse`
-    times, with new noise, time and words each time.
+    they do (`fills`; computed now where there are none), `grey` that of those whose hole tells nothing; the others' is
+    filled by push-pull. Encoding costs as much as training, so a sample is used about `reuse` times, with new noise,
+    time and words each time.
     """
 
     propagated: float = 0.5
+    grey: float = 0.1
     reuse: int = 3
     capacity: int = 1200
 
@@ -51,17 +54,33 @@ class Drawn:
     words: list[list[str]]
 
 
-def draw_masked(folder: Path, seed: tuple[int, ...], shape: Shape, count: int, propagated: float) -> Drawn:
+def draw_masked(
+    folder: Path, seed: tuple[int, ...], shape: Shape, count: int, propagated: float, grey: float = 0.0
+) -> Drawn:
     """`count` clips with masks, fills and words; the same for the same seed, in any process."""
     sampler = shared_sampler(folder, seed)
     rng = sampler.rng
-    clips = np.stack([sampler.sample(*shape[1:]) for _ in range(count)])
-    masks = np.stack([random_mask(rng, *shape[1:]) for _ in range(count)])
-    filled = [
-        propagate_fill(clip, mask > 0).frames_THWC if shape[1] > 1 and rng.random() < propagated else None
-        for clip, mask in zip(clips, masks, strict=True)
-    ]
-    return Drawn(shape, clips, masks, filled, [caption(c, m) for c, m in zip(clips, masks, strict=True)])
+    clips = [sampler.sample(*shape[1:]) for _ in range(count)]
+    masks = [random_mask(rng, *shape[1:]) for _ in range(count)]
+    filled: list[Pixels | None] = [None] * count
+    for index in range(count):
+        kind = rng.random()
+        if kind < propagated and shape[1] > 1:
+            clips[index], masks[index], filled[index] = _seen_elsewhere(folder, rng, clips[index], masks[index])
+        elif propagated <= kind < propagated + grey:
+            filled[index] = fill_under_mask(clips[index], masks[index] > 0, "grey")
+    words = [caption(clip, mask) for clip, mask in zip(clips, masks, strict=True)]
+    return Drawn(shape, np.stack(clips), np.stack(masks), filled, words)
+
+
+def _seen_elsewhere(
+    folder: Path, rng: np.random.Generator, clip: Pixels, mask: Pixels
+) -> tuple[Pixels, Pixels, Pixels | None]:
+    """A stored (clip, mask, fill) in place of the given clip; where none is stored at all, that clip's own fill."""
+    if not has_fills(folder):
+        return clip, mask, propagate_fill(clip, mask > 0).frames_THWC
+    stored = piece(folder, rng, *mask.shape)
+    return stored if stored is not None else (clip, mask, None)
 
 
 class Pool:
@@ -96,13 +115,13 @@ class Pool:
         del kept[: max(0, len(kept) - self.options.capacity)]
         return fresh + old
 
-    def _next(self, shape: Shape) -> tuple[Path, tuple[int, ...], Shape, int, float]:
+    def _next(self, shape: Shape) -> tuple[Path, tuple[int, ...], Shape, int, float, float]:
         """What is drawn next: all of a batch at first, later the share that is not reused."""
         size = shape[0]
         count = size if self.planned[shape] < 2 * size else max(1, round(size / self.options.reuse))
         self.planned[shape] += count
         self.drawn += 1
-        return self.data, (*self.seed, self.drawn), shape, count, self.options.propagated
+        return self.data, (*self.seed, self.drawn), shape, count, self.options.propagated, self.options.grey
 
     def _encode(self, drawn: Drawn) -> list[Sample]:
         encoded = encode_sample(self.vae, drawn.clips, drawn.masks, self.device, drawn.filled)

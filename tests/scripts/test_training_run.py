@@ -1,6 +1,8 @@
 """A whole training of a toy shape by the commands, its resumption, and states that travel."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -8,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from diffsynth_patches.tiny import load_tiny_pipeline, read_config
+from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline, read_config
+from hetcache.files import EMBEDDED_WEIGHTS
 from hetcache.media.write import write_video
+from scripts.train import autoencoder, fills
 from scripts.train.__main__ import main
 from scripts.train.ahead import Ahead
 from scripts.train.arrays import HELD_OUT, pack, prepare
 from scripts.train.autoencoder import watched_clips
+from scripts.train.basis import change_basis, explained, matching_map
 from scripts.train.clips import draw
 from scripts.train.export import read_log
 from scripts.train.held_out import find_clips, write_watched
@@ -173,6 +178,48 @@ def test_a_drawn_batch_holds_masks_fills_and_words(data):
         assert np.array_equal(filled[mask == 0], clip[mask == 0])
         assert not np.array_equal(filled[mask > 0], clip[mask > 0])
     assert draw_masked(data, (0,), (1, 1, 64, 80), 1, propagated=1.0).filled == [None]
+
+
+def test_fills_are_made_beforehand_kept_and_cut_into_pieces(data, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    monkeypatch.setattr(fills, "SIZES", (((9, 64, 96), 1.0),))
+    monkeypatch.setattr(fills, "LEAST_SEEN", 0.0)
+    assert (fills.make_fills(folder, 2), fills.make_fills(folder, 3)) == (2, 1)
+    assert np.load(folder / "f_00000.npy").shape == (9, 64, 96, 7)
+    clip, mask, filled = fills.piece(folder, np.random.default_rng(0), 5, 48, 64, tries=50)
+    assert clip.shape == filled.shape == (5, 48, 64, 3)
+    assert np.array_equal(filled[mask == 0], clip[mask == 0])
+    assert fills.piece(folder, np.random.default_rng(0), 17, 48, 64) is None
+    drawn = draw_masked(folder, (0,), (2, 5, 48, 64), 2, propagated=0.0, grey=1.0)
+    assert all((f[m > 0] == 128).all() for f, m in zip(drawn.filled, drawn.masks, strict=True))
+
+
+def test_turned_latents_resemble_the_old_ones_and_decode_to_the_same():
+    torch.manual_seed(0)
+    model = build_autoencoder(TinyConfig(vae_motion=True, vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1))
+    video = torch.rand(1, 3, 5, 32, 48) * 2 - 1
+    before = model.decode(model.encode(video))
+    new = torch.randn(4000, 16)
+    mixing = torch.randn(16, 16).double()
+    old = new.double() @ mixing.T + 3
+    turn = matching_map(new, old)
+    spread = torch.cov(new.double().T)
+    assert torch.allclose(turn @ spread @ turn.T, torch.cov(old.T), atol=1e-2)
+    # A change of scale and order is met whole.
+    shuffled = new[:, torch.randperm(16)] * torch.linspace(0.5, 2, 16)
+    assert explained(matching_map(new, shuffled), new, shuffled).min() > 0.98
+    change_basis(model, turn)
+    assert torch.allclose(model.decode(model.encode(video)), before, atol=1e-3)
+
+
+def test_freezing_like_older_weights_lets_their_denoiser_go_on(data, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(autoencoder, "freeze", partial(autoencoder.freeze, clips=6))
+    run("ae", data, tmp_path)
+    main(["freeze", "--data", str(data), "--out", str(tmp_path), "--small", "--like", str(EMBEDDED_WEIGHTS)])
+    assert steps(tmp_path / "dit.pt") == 0
+    weight = torch.load(tmp_path / "dit.pt", weights_only=True)["model"]["dit.patch_embedding.weight"]
+    assert torch.equal(weight, load_tiny_pipeline().dit.patch_embedding.weight)
 
 
 def test_a_stage_goes_on_in_calls_that_know_only_parts(data, tmp_path, quick):
