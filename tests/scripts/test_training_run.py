@@ -13,12 +13,13 @@ import torch
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline, read_config
 from hetcache.files import EMBEDDED_WEIGHTS
 from hetcache.media.write import write_video
-from scripts.train import autoencoder, fills
+from scripts.train import autoencoder, carve, fills
 from scripts.train.__main__ import main
 from scripts.train.ahead import Ahead
 from scripts.train.arrays import HELD_OUT, pack, prepare
 from scripts.train.autoencoder import watched_clips
 from scripts.train.basis import change_basis, explained, matching_map
+from scripts.train.carve import webp_images
 from scripts.train.clips import draw
 from scripts.train.export import read_log
 from scripts.train.held_out import find_clips, write_watched
@@ -178,6 +179,18 @@ def test_a_drawn_batch_holds_masks_fills_and_words(data):
         assert np.array_equal(filled[mask == 0], clip[mask == 0])
         assert not np.array_equal(filled[mask > 0], clip[mask > 0])
     assert draw_masked(data, (0,), (1, 1, 64, 80), 1, propagated=1.0).filled == [None]
+
+
+def test_photographs_are_taken_out_of_resource_files(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    webp = cv2.imencode(".webp", picture)[1].tobytes()
+    sound = b"RIFF" + (400).to_bytes(4, "little") + b"WAVE" + bytes(396)
+    content = b"qres" + webp + sound + bytes(7) + webp + webp[: len(webp) // 2]
+    assert list(webp_images(content, smallest=100)) == [webp, webp]
+    assert list(webp_images(content, smallest=len(webp) + 1)) == []
+    (tmp_path / "a.rcc").write_bytes(content)
+    carve.main([str(tmp_path / "a.rcc"), "--to", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").iterdir())  # below the smallest that is a photograph
 
 
 def test_fills_are_made_beforehand_kept_and_cut_into_pieces(data, tmp_path, monkeypatch):
