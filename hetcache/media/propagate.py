@@ -32,6 +32,8 @@ SHY_PX = 2
 FLOW_ABOVE = 4.0
 TOLERANCE = 12.0
 LEAST_CONFIDENCE = 0.1
+# DIS at its fast preset reads outside its own pyramid, and crashes, where a picture is lower than this and wide.
+LEAST_SIDE_PX = 32
 # A mean error around the hole of about 7 grey levels.
 KEPT_CONFIDENCE = 0.7
 # Gain and offset of an exposure are fitted on about so many pixels of the surroundings, evenly picked.
@@ -177,7 +179,7 @@ def _refined(here: _View, there: _View, ring: Mask) -> _View:
     completed smoothly elsewhere."""
     a, b = (cv2.cvtColor(v.pixels_HWC.clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for v in (here, there))
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    if min(a.shape) < 16:
+    if min(a.shape) < LEAST_SIDE_PX:
         return there
     forward, backward = flow.calc(a, b, None), flow.calc(b, a, None)
     grid = np.stack(np.meshgrid(np.arange(a.shape[1]), np.arange(a.shape[0])), -1).astype(np.float32)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
+from hetcache.files import ROOT
 from hetcache.media.fill import fill_under_mask
 from hetcache.media.motion import estimate_motion
 from hetcache.media.propagate import propagate_fill
@@ -119,6 +123,25 @@ def test_holes_at_the_border_and_far_apart():
     mask = box(13, (-6, -10), (0, 4)) | box(13, (70, 100), (0, -5))
     filled = propagate_fill(truth, mask)
     assert psnr(filled.frames_THWC, truth, mask) > 32
+
+
+LOW_AND_WIDE = """
+import cv2, numpy as np
+from hetcache.media.propagate import propagate_fill
+rng = np.random.default_rng(0)
+still = cv2.resize(rng.integers(0, 255, (6, 80, 3), dtype=np.uint8), (832, 28))
+frames = np.stack([np.roll(still, 5 * i, 1) + rng.integers(0, 40, still.shape, dtype=np.uint8) for i in range(5)])
+mask = np.zeros(frames.shape[:3], bool)
+for i in range(5):
+    mask[i, 10:20, 40 + 90 * i : 400 + 90 * i] = True
+propagate_fill(frames, mask)
+"""
+
+
+def test_a_low_and_wide_strip_does_not_end_the_process():
+    """OpenCV's optical flow reads outside its pyramid there; in a process of its own, which a crash would end."""
+    done = subprocess.run([sys.executable, "-c", LOW_AND_WIDE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_mask_over_everything_is_grey():
