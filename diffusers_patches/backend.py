@@ -18,6 +18,7 @@ from hetcache.core.facts import peak_memory_gib
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ManagerFactory
 from hetcache.core.options import EditSettings
+from hetcache.core.ranks import ranks_of
 from hetcache.core.session import CacheSession, Observer, now_ms
 from hetcache.core.step import static_schedule
 from hetcache.core.vocabulary import Schedule
@@ -65,7 +66,8 @@ class WanPipeline:
     ) -> EditResult:
         """See `hetcache.models.backend.Pipeline.edit`. Raises UserError for DiffSynth's ways to compute faster."""
         check_speed(settings)
-        pipe, session = self.pipe, CacheSession(make_manager, observer, settings.cache_budget_gib)
+        ranks = ranks_of(settings.parallel, settings.parallel_timeout)
+        pipe, session = self.pipe, CacheSession(make_manager, observer, settings.cache_budget_gib, ranks=ranks)
         height, width = clip.size
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -128,5 +130,3 @@ def check_speed(settings: EditSettings) -> None:
     for name in ("fast_rope", "cfg_batch", "compile"):
         if getattr(settings, name):
             raise UserError(f"--{name.replace('_', '-')}: not with a diffusers model; leave the flag out")
-    if settings.parallel != "off":
-        raise UserError(f"--parallel {settings.parallel}: not with a diffusers model yet; leave the flag out")
