@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ MARGIN_PART = 0.12
 MARGIN_PX = 32
 # A box of nearly the whole picture gains nothing.
 WHOLE = 0.8
+# Boxes that follow the mask have to save so much of one for all.
+FOLLOW = 0.8
 PIXEL_STEP = 16
 
 
@@ -93,6 +96,35 @@ def focus_box(
     top = _start(extent.top, extent.bottom, height, limits[0])
     left = _start(extent.left, extent.right, width, limits[1])
     return top, left, height, width
+
+
+def focus_boxes(
+    extents: Sequence[MaskExtent | None],
+    native_size: Callable[[int, int], Size],
+    margin_px: int | None = None,
+    snug: bool = False,
+) -> list[Box | None]:
+    """The box of each window, of which `extents` says what the mask touches there (None: nothing). One box for all; but
+    where those of the windows alone would have at most 0.8 of its pixels, each window has its own, all of one size. The
+    rest is as in `focus_box`."""
+    found = [extent for extent in extents if extent is not None]
+    if not found:
+        return [None] * len(extents)
+    together = reduce(MaskExtent.joined, found)
+    rows, columns = max(e.bottom - e.top for e in found), max(e.right - e.left for e in found)
+    shared = focus_box(together, native_size, margin_px, snug)
+    alone = focus_box(MaskExtent(0, rows, 0, columns, together.size), native_size, margin_px, snug)
+    area = together.size[0] * together.size[1] if shared is None else shared[2] * shared[3]
+    if alone is None or alone[2] * alone[3] > FOLLOW * area:
+        return [shared] * len(extents)
+    height, width = alone[2:]
+    boxes: list[Box | None] = []
+    last = found[0]
+    for extent in extents:
+        last = extent or last
+        top = _start(last.top, last.bottom, height, last.size[0])
+        boxes.append((top, _start(last.left, last.right, width, last.size[1]), height, width))
+    return boxes
 
 
 def _start(start: int, end: int, side: int, limit: int) -> int:

@@ -33,7 +33,7 @@ def run_identity(job: Job) -> dict[str, Any]:
         "edit": asdict(job.settings),
         "input options": asdict(job.source.options),
         **{name: file_facts(path) for name, path in files.items()},
-        "windows": [asdict(window) for window in job.windows],
+        "windows": [{**asdict(window), "box": box} for window, box in zip(job.windows, job.boxes, strict=True)],
         "size": job.clip.size,
         "feather": job.feather_px,
         "fill": job.fill,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -16,10 +16,10 @@ from hetcache.media.clip import Clip, take_clip
 from hetcache.media.encode import Look
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.fill_reader import fill_reader, with_fill
-from hetcache.media.focus import MaskExtent, focus_box, snug_size
+from hetcache.media.focus import MaskExtent, focus_boxes, snug_size
 from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.options import FEATHER_PX_AT_480P
-from hetcache.media.placement import Box
+from hetcache.media.placement import Box, Placement
 from hetcache.media.result import look_of
 from hetcache.media.sizes import check_frame_count, largest_4k_plus_1, smallest_4k_plus_1
 from hetcache.media.source import Source
@@ -36,8 +36,9 @@ from hetcache.run.task import as_task
 class Job:
     """A checked run, complete: nothing else is asked of the command line. `model` is a name or a folder, `why` says
     how it was chosen; `config` is the mode's, as asked. `clip` is the first window's, of `windows` that cover
-    `num_frames` of `source`; most runs have one window. `fill` is what the model sees under the mask, `none` where it
-    sees the original. `command` is what to type for this run again; `identity` is `request_identity`'s."""
+    `num_frames` of `source`; most runs have one window. `boxes` are what the model sees of the source in each. `fill`
+    is what it sees under the mask, `none` where it sees the original. `command` is what to type for this run again;
+    `identity` is `request_identity`'s."""
 
     mode: Mode
     config: Any
@@ -53,6 +54,7 @@ class Job:
     source: Source
     num_frames: int
     windows: list[Window]
+    boxes: list[Box | None]
     clip: Clip
     settings: EditSettings
     task: str
@@ -68,6 +70,10 @@ class Job:
     target_speedup: float | None
     command: str
     identity: str
+
+    def placement(self, window_index: int) -> Placement:
+        """Where the source lies in the model's frame in that window; the scale is the same in all."""
+        return replace(self.clip.placement, focus=self.boxes[window_index])
 
     def context(self, config: Any, clip: Clip | None = None) -> RunContext:
         """Token classes of a clip (the first window's; with the mode's margin width) and the model's calibration, on
@@ -102,7 +108,9 @@ def prepare(request: Request, outputs: Outputs) -> Job:
     fill = fill_of(settings, info)
     if source.options.keep_seen and fill != "propagate":
         raise VideoError("--keep-seen keeps what other frames show: give --fill propagate, or leave it out")
-    clip = first_clip(source, num_frames, windows[0], fill, partial(size_at, request, info))
+    working_size = partial(size_at, request, info)
+    boxes = focus_of(source, num_frames, windows, working_size)
+    clip = first_clip(source, num_frames, windows[0], boxes[0], fill, working_size)
     if len(windows) > 1 and source.options.fit == "crop":
         for mask_THW in source.masks(num_frames):
             clip.placement.check_mask(mask_THW)
@@ -124,6 +132,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         source=source,
         num_frames=num_frames,
         windows=windows,
+        boxes=boxes,
         clip=clip,
         settings=settings,
         task=request.task.task,
@@ -143,11 +152,15 @@ def prepare(request: Request, outputs: Outputs) -> Job:
 
 
 def first_clip(
-    source: Source, num_frames: int, window: Window, fill: str, working_size: Callable[..., tuple[int, int]]
+    source: Source,
+    num_frames: int,
+    window: Window,
+    focus: Box | None,
+    fill: str,
+    working_size: Callable[..., tuple[int, int]],
 ) -> Clip:
-    """The clip of the first window, in the box that all windows share, with what other frames show under its mask where
-    that is the `fill`. `working_size`: see `size_at`."""
-    focus = focus_of(source, num_frames, working_size)
+    """The clip of the first window, in its box, with what other frames show under its mask where that is the `fill`.
+    `working_size`: see `size_at`."""
     seen = source.size if focus is None else focus[2:]
     clip = take_clip(source, min(window.count, num_frames), working_size(*seen, focus is not None), focus)
     if fill != "propagate":
@@ -169,18 +182,20 @@ def size_at(request: Request, info: ModelInfo, height: int, width: int, focused:
     return request.size.of(info.default_size(height, width))
 
 
-def focus_of(source: Source, num_frames: int, working_size: Callable[..., tuple[int, int]]) -> Box | None:
-    """The box that `--focus` asks for, one for all frames, so that windows go on from each other's pixels; None for the
-    whole canvas. Decodes all masks."""
+def focus_of(
+    source: Source, num_frames: int, windows: Sequence[Window], working_size: Callable[..., tuple[int, int]]
+) -> list[Box | None]:
+    """The box of each window that `--focus` asks for: see `focus_boxes`; None for the whole canvas. With --keep-seen,
+    which lays other frames' pixels over the whole edit, one for all. Decodes all masks."""
     asked = source.options.focus
     if asked == "off" or source.options.fit != "stretch":
-        return None
-    extents = [extent for mask_THW in source.masks(num_frames) if (extent := MaskExtent.of(mask_THW)) is not None]
-    if not extents:
-        return None
+        return [None] * len(windows)
+    extents = [MaskExtent.of(mask_THW) for mask_THW in source.masks(num_frames)]
+    parts = [extents] if source.options.keep_seen else [extents[each.start : each.stop] for each in windows]
+    joined = [reduce(MaskExtent.joined, known) if (known := [e for e in part if e]) else None for part in parts]
     margin_px = None if asked == "auto" else asked
-    snug = source.options.focus_area == "mask"
-    return focus_box(reduce(MaskExtent.joined, extents), working_size, margin_px, snug)
+    boxes = focus_boxes(joined, working_size, margin_px, source.options.focus_area == "mask")
+    return boxes * len(windows) if source.options.keep_seen else boxes
 
 
 def fill_of(settings: EditSettings, info: ModelInfo) -> str:

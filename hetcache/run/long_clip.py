@@ -68,17 +68,36 @@ class WindowReader:
 
 def finished_frames(store: WindowStore, windows: Sequence[Window], start: int, stop: int) -> Iterator[Frames]:
     """Finished frames [H, W, 3] at the model's size from `start` to `stop`, each from the last window that has it."""
+    for _, frame in _with_window(store, windows, start, stop):
+        yield frame
+
+
+def known_frames(
+    placements: Sequence[Placement], store: WindowStore, windows: Sequence[Window], index: int
+) -> list[Frames]:
+    """The finished frames [H, W, 3] that window `index` begins with, as the model sees them there: moved from the boxes
+    of the windows before, which at one pixel of the model for one of the source changes no pixel."""
+    window, here = windows[index], placements[index]
+    found = []
+    for other, frame in _with_window(store, windows[:index], window.start, window.start + window.known):
+        there = placements[other]
+        found.append(frame if there == here else here.frames_to_model(there.frames_to_source(frame[None]))[0])
+    return found
+
+
+def _with_window(store: WindowStore, windows: Sequence[Window], start: int, stop: int) -> Iterator[tuple[int, Frames]]:
     ends = [window.start for window in windows[1:]] + [stop]
     for index, (window, end) in enumerate(zip(windows, ends, strict=False)):
         if end <= start or window.start >= stop:
             continue
         frames_THWC = store.frames(index)
-        yield from frames_THWC[max(start, window.start) - window.start : min(end, stop) - window.start]
+        for frame in frames_THWC[max(start, window.start) - window.start : min(end, stop) - window.start]:
+            yield index, frame
 
 
 def edited_frames(
-    placement: Placement, store: WindowStore, windows: Sequence[Window], num_frames: int
+    placements: Sequence[Placement], store: WindowStore, windows: Sequence[Window], num_frames: int
 ) -> Iterator[Frames]:
     """The finished frames [H, W, 3] at the source's size."""
-    for frame in finished_frames(store, windows, 0, num_frames):
-        yield placement.frames_to_source(frame[None])[0]
+    for index, frame in _with_window(store, windows, 0, num_frames):
+        yield placements[index].frames_to_source(frame[None])[0]

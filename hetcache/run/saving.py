@@ -82,8 +82,9 @@ def save_windows(job: Job, store: WindowStore, load_s: float) -> dict[str, Any]:
     """Composite and write the finished windows of a long video as a stream. Returns the record."""
     clip = job.clip
     composite_start = time.perf_counter()
-    watch, laying = JoinWatch(job.windows), PutBack(job)
-    frames = laying.stream(edited_frames(clip.placement, store, job.windows, job.num_frames))
+    laying, watch = PutBack(job), JoinWatch(job.windows)
+    placements = [job.placement(index) for index in range(len(job.windows))]
+    frames = laying.stream(edited_frames(placements, store, job.windows, job.num_frames))
     lost_sound = write_result(job, watch.watch(job, frames))
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, finished_frames(store, job.windows, 0, job.num_frames), clip.fps)

@@ -59,7 +59,8 @@ def _focus_rows(job: Job) -> list[Row]:
         return [("focus", "the whole picture: the mask and its surroundings are nearly all of it")]
     top, left, height, width = focus
     scale = job.clip.placement.scale
-    return [("focus", f"{width}x{height} from ({left}, {top}), {scale:.3g} pixels of the model for one of the video")]
+    corner = f"from ({left}, {top})" + (", follows the mask from window to window" if len(set(job.boxes)) > 1 else "")
+    return [("focus", f"{width}x{height} {corner}, {scale:.3g} pixels of the model for one of the video")]
 
 
 def _fill_rows(job: Job) -> list[Row]:

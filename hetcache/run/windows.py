@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ from hetcache.media.fill_reader import fill_reader, going_on, with_fill
 from hetcache.media.windows import Frames, Window, given_known, join, join_after, num_anchors
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
-from hetcache.run.long_clip import WindowReader, finished_frames
+from hetcache.run.long_clip import WindowReader, known_frames
 from hetcache.run.put_back import matched, prepared_facts
 from hetcache.run.record import session_facts, timing_s
 from hetcache.run.window_store import WindowStore
@@ -27,20 +28,22 @@ def edit_windows(job: Job, store: WindowStore, ready: Callable[[], tuple[Editor,
     if done == len(job.windows):
         return
     ready_once = cache(ready)
-    start, placement = job.windows[done].start, job.clip.placement
-    with (
-        WindowReader(job.source, placement, job.num_frames, start) as reader,
-        fill_reader(job.source, placement, start) as fills,
-    ):
+    placements = [job.placement(index) for index in range(len(job.windows))]
+    with ExitStack() as opened:
         for index in range(done, len(job.windows)):
-            window = job.windows[index]
+            window, placement = job.windows[index], placements[index]
+            if index == done or placement != placements[index - 1]:
+                # Read anew where the box moves: what is held of the frames shows the old one.
+                opened.close()
+                reader = opened.enter_context(WindowReader(job.source, placement, job.num_frames, window.start))
+                fills = opened.enter_context(fill_reader(job.source, placement, window.start))
             clip = reader.read(window)
             if job.fill == "propagate":
                 clip = with_fill(clip, fills, window, job.source.options.keep_seen, placement.rest())
-            earlier = finished_frames(store, job.windows[:index], window.start, window.start + window.known)
+            earlier = known_frames(placements, store, job.windows, index)
             label = f"{job.mode.name}, window {index + 1} of {len(job.windows)}"
-            frames_THWC, facts = edit_window(ready_once, job, window, clip, list(earlier), label)
-            store.save(index, frames_THWC, facts)
+            frames_THWC, facts = edit_window(ready_once, job, window, clip, earlier, label)
+            store.save(index, frames_THWC, {**facts, "focus_box": placement.focus})
 
 
 def edit_window(
