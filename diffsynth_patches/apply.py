@@ -1,5 +1,4 @@
-"""patched(pipe, session), noise_from(pipe, first): the only place that sets attributes on foreign objects, and it puts
-all of them back."""
+"""patched(pipe, session): the only place that sets attributes on foreign objects, and it puts all of them back."""
 
 from __future__ import annotations
 
@@ -94,27 +93,6 @@ class TimedUnits:
         if self._pair is not None:
             self._pair.negative = inputs[2].get("context")
         return inputs
-
-
-@contextmanager
-def noise_from(pipe: Any, first: int) -> Iterator[None]:
-    """Let `pipe(...)` start from the noise that a longer video has from latent frame `first` on: an endless tape, of
-    which a clip of the same length at 0 has the beginning. Windows that overlap share what they share of the tape."""
-    if first == 0:
-        yield
-        return
-    generate = pipe.generate_noise
-
-    def cut_from_tape(shape: tuple[int, ...], seed: int, **kwargs: Any) -> torch.Tensor:
-        reel, offset = divmod(first, shape[2])
-        tape = torch.cat([generate(shape, seed=seed + reel + more, **kwargs) for more in (0, 1)], dim=2)
-        return tape[:, :, offset : offset + shape[2]]
-
-    pipe.generate_noise = cut_from_tape
-    try:
-        yield
-    finally:
-        del pipe.generate_noise
 
 
 @contextmanager

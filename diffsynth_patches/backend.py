@@ -27,7 +27,6 @@ from hetcache.models.backend import EditResult, LoadOptions, model_input
 
 # Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.
 VAE_BYTES_PER_PIXEL = 12 * 1024
-FRAMES_PER_LATENT = 4
 
 
 class WanPipeline:
@@ -109,10 +108,7 @@ def run_edit(
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with (
-        apply.noise_from(pipe, round(clip.start / FRAMES_PER_LATENT)),
-        apply.patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile) as model,
-    ):
+    with apply.patched(pipe, session, settings.fast_rope, settings.cfg_batch, settings.compile) as model:
         images = pipe(
             prompt=settings.prompt,
             negative_prompt=settings.negative_prompt,

@@ -25,8 +25,7 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True)
 class Clip:
     """`source_THWC` and `source_mask_THW` at the source's size; `frames_THWC` and `mask_THW` at the model's, which
-    may go on for up to three frames, repeats of the last one, to be 4k + 1. `start` is the clip's first frame in the
-    video: windows that overlap start from the same noise at the same time. `filled` is what other frames show of the
+    may go on for up to three frames, repeats of the last one, to be 4k + 1. `filled` is what other frames show of the
     masked pixels, at the model's size, where that was asked for; `kept` the same in the source's pixels of what the
     model sees, where a part of it is to be kept (`mask_THW` is what is left then)."""
 
@@ -38,7 +37,6 @@ class Clip:
     mask_THW: Mask
     placement: Placement
     pixel_aspect: tuple[int, int] = (1, 1)
-    start: int = 0
     filled: Filled | None = None
     kept: Filled | None = None
 

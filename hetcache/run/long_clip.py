@@ -54,7 +54,6 @@ class WindowReader:
             mask_THW,
             Placement("stretch", size, size),
             self._source.info.pixel_aspect,
-            window.start,
         )
 
     def __enter__(self) -> WindowReader:

@@ -97,7 +97,7 @@ def test_half_of_an_overlap_is_known_and_the_rest_is_made_again(folder: Path, mo
 
     monkeypatch.setattr(backend, "run_edit", seen)
     assert run(folder) == 0
-    assert [clip.start for clip in given] == [0, 4, 8]
+    assert len(given) == NUM_WINDOWS
     for clip in given[1:]:
         assert not clip.mask_THW[0].any() and clip.mask_THW[1:].any((1, 2)).all()
 
