@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ WAIT_S = 0.5
 START_S = 600.0
 """How long the cluster may have no worker at all before the batch gives up."""
 BAD_STARTS = 3
+CONNECT_S = 10.0
 
 
 class RayWorker:
@@ -29,13 +31,22 @@ class RayWorker:
         self._runner = Runner(prompts)
 
     def ready(self) -> str:
-        import socket
-
         return socket.gethostname()
 
     def run(self, task: dict[str, Any]) -> tuple[str | None, bool]:
         outcome = self._runner(Task.of(task))
         return outcome.error, outcome.is_final
+
+
+def check_reachable(address: str) -> None:
+    """Raises UserError for a HOST:PORT that does not answer: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray {address}: no cluster there ({error}); start one with ray start --head") from error
 
 
 @dataclass
@@ -58,6 +69,7 @@ class RayPool:
         except ImportError as error:
             raise UserError("--ray: Ray is not installed: pip install 'hetcache[ray]'") from error
         self._ray: Any = ray
+        check_reachable(address)
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         variables = {"PYTHONPATH": paths}
         variables |= {name: os.environ[name] for name in ("OMP_NUM_THREADS", "HETCACHE_CACHE") if name in os.environ}
