@@ -128,19 +128,32 @@ def take(config: type[T], given: Values) -> T:
     return config(**{name: value for name, value in values.items() if name in names})
 
 
-def words_of(config: Any, leave_out: Collection[str] = ()) -> list[str]:
-    """The flags that make an instance of an option dataclass: those that differ from its defaults."""
+def words_of(config: Any, leave_out: Collection[str] = (), own: Any = None) -> list[str]:
+    """The flags that make an instance of an option dataclass: those that differ from its defaults, or from those of
+    `own`, another instance."""
     words: list[str] = []
     for item in fields(config):
         value = getattr(config, item.name)
-        if value == item.default or item.name in leave_out:
+        default = item.default if own is None else getattr(own, item.name)
+        if value == default or item.name in leave_out:
             continue
         flag = flag_of(config, item.name)
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            # A value that looks like a flag must stick to its own.
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
+
+
+def words_of_request(request: Request) -> list[str]:
+    """The words that `parse` makes this request of, the mode always among them: the command line to type for it."""
+    own = mode_config({}, request.mode)
+    words = ["--mode", request.mode.name, *words_of(request.files), *words_of(request.config, own=own)]
+    for config in (request.length, request.input, request.model, request.size, request.edit, request.vram):
+        words += words_of(config)
+    return words + words_of(request.output)
 
 
 def add_settings(

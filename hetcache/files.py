@@ -1,4 +1,5 @@
-"""Files, one of each: folders of the project and of the user, the atomic writer, JSON, the digest, messages for users.
+"""Files, one of each: folders of the project and of the user, the atomic writer, the lock, JSON, the digest, messages
+for users.
 
 Standard library only: every other module may import this one.
 """
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 StrPath = str | Path
 
@@ -74,6 +75,37 @@ def reserve(path: Path) -> Path:
     temporary = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.tmp{path.suffix}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
+
+
+def locked(path: Path) -> IO[bytes] | None:
+    """The file of this name, made if need be, and locked until it is closed; None when another process holds it.
+
+    The lock is the system's, so that it ends with the process, however that ends; a file that a killed process leaves
+    behind is no lock. Who is done with the file may unlink it while it is still held.
+    """
+    while True:
+        file = path.open("ab")
+        try:
+            _lock(file)
+        except OSError:
+            file.close()
+            return None
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Raises OSError when another process holds the lock."""
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_text(path: StrPath, text: str) -> None:

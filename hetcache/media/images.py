@@ -31,7 +31,7 @@ def image_size(path: Path, what: str = "image") -> tuple[int, int] | None:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 if image.format in _PAGES:
                     # ffmpeg would take the first page, or none, without a word.
-                    pages = f"{image.n_frames} pictures in one {image.format}"
+                    pages = f"{getattr(image, 'n_frames', 2)} pictures in one {image.format}"
                     raise VideoError(f"{what} {path}: holds {pages}; save them as PNG files in a folder and give that")
                 return None
             if image.format in ("JPEG", "MPO") and _another_jpeg_follows(path):

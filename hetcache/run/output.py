@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from hetcache.files import UserError
+from hetcache.files import UserError, locked
 from hetcache.media.write import check_writable
 from hetcache.run.options import Request
 
@@ -93,11 +91,10 @@ def _check_record(path: Path) -> None:
 def sole_run(outputs: Outputs) -> Iterator[None]:
     """Hold the outputs for this process: its video, record and windows. Raises UserError when another run does.
 
-    The lock is the system's, on a file beside the output, so that it ends with the process, however that ends; a file
-    that a killed run leaves behind is no lock.
+    The lock is on a file beside the output.
     """
     path = lock_of(outputs.video)
-    file = _locked(path)
+    file = locked(path)
     if file is None:
         raise UserError(f"output {outputs.video}: another run is writing it; wait for it, or choose another --output")
     try:
@@ -125,30 +122,3 @@ def remove_leftovers(outputs: Outputs) -> None:
             if temporary.fullmatch(file.name):
                 with suppress(OSError):
                     file.unlink()
-
-
-def _locked(path: Path) -> IO[bytes] | None:
-    """The file of this name, locked; None when another process holds it."""
-    while True:
-        file = path.open("ab")
-        try:
-            _lock(file)
-        except OSError:
-            file.close()
-            return None
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Raises OSError when another process holds the lock."""
-    try:
-        import fcntl
-    except ImportError:
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,10 @@ Frames = NDArray[np.uint8]
 RUN = "run.json"
 
 
+class ForeignWindowsError(VideoError):
+    """The windows that are kept are of another run, or of nobody knows which."""
+
+
 class WindowStore:
     """A folder `OUTPUT_windows` with one `.npz` (finished frames [T, H, W, 3] at the model's size) and one `.json`
     (facts for the record) per window. A window is finished when both are there; each appears whole or not at all."""
@@ -43,7 +47,7 @@ class WindowStore:
             known = _read_run(path)
             changed = sorted(key for key in {*known, *wanted} if _part(known, key, done) != _part(wanted, key, done))
             if changed:
-                raise VideoError(
+                raise ForeignWindowsError(
                     f"{self.folder} keeps the windows of another run ({', '.join(changed)} differ): give the same "
                     "flags and files, or delete the folder to start over"
                 )
@@ -127,7 +131,7 @@ def _read_run(path: Path) -> dict[str, Any]:
     try:
         return _read_json(path)
     except VideoError:
-        raise VideoError(
+        raise ForeignWindowsError(
             f"{path}: missing or damaged, so nothing says whose windows these are; delete the folder to start over"
         ) from None
 
