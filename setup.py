@@ -13,7 +13,7 @@ VERSION = next(
 )
 
 
-def requirements(name):
+def requirements(name: str) -> list[str]:
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -35,16 +35,22 @@ setup(
     # The example and the embedded model stay in the repository's `data`; a wheel has them where `hetcache.files` looks.
     package_dir={"hetcache.data": "data"},
     package_data={
-        "hetcache": ["calibrate/calibrations/*", "report/*.css", "report/*.js", "py.typed"],
+        "hetcache": ["calibrate/calibrations/*", "report/*.css", "report/*.js", "app/static/*", "py.typed"],
         "hetcache.data": ["README.md", "*.mp4", "tiny/*"],
     },
     install_requires=requirements("requirements.txt"),
-    extras_require={"diffusers": requirements("requirements-diffusers.txt"), "ray": ["ray>=2.40"]},
+    extras_require={
+        "app": requirements("requirements-app.txt"),
+        "diffusers": requirements("requirements-diffusers.txt"),
+        "ray": ["ray>=2.40"],
+    },
     entry_points={
         "console_scripts": [
             "hetcache = hetcache.run.command:main",
             "hetcache-eval = hetcache.evaluation.command:main",
             "hetcache-mask = hetcache.masking.command:main",
+            "hetcache-queue = hetcache.queue.command:main",
+            "hetcache-app = hetcache.app.command:main",
         ],
     },
 )

@@ -141,7 +141,8 @@ def words_of(config: Any, leave_out: Collection[str] = (), own: Any = None) -> l
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            joint = item.metadata.get("joint", ",")
+            text = joint.join(map(str, value)) if isinstance(value, tuple) else str(value)
             # A value that looks like a flag must stick to its own.
             words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
@@ -150,7 +151,8 @@ def words_of(config: Any, leave_out: Collection[str] = (), own: Any = None) -> l
 def words_of_request(request: Request) -> list[str]:
     """The words that `parse` makes this request of, the mode always among them: the command line to type for it."""
     own = mode_config({}, request.mode)
-    words = ["--mode", request.mode.name, *words_of(request.files), *words_of(request.config, own=own)]
+    words = ["--mode", request.mode.name, *words_of(request.files), *words_of(request.task)]
+    words += words_of(request.config, own=own)
     for config in (request.length, request.input, request.model, request.size, request.edit, request.vram):
         words += words_of(config)
     return words + words_of(request.output)

@@ -32,7 +32,8 @@ FLOORS = (  # a room of the house may import itself and the floors below it
     {"method", "baselines", "models", "metrics"},
     {"modes", "report", "evaluation"},
     {"run", "cli", "api", "masking"},
-    {"batch", "benchmark", "calibrate"},
+    {"batch", "benchmark", "calibrate", "queue"},
+    {"app"},
 )
 ACROSS = {("media", "core"), ("run", "cli"), ("cli", "run"), ("run", "batch"), ("masking", "cli"), ("masking", "run")}
 ADAPTERS_IMPORT = {"core", "media", "models", "files"}
@@ -76,6 +77,8 @@ HEIGHT = {each: floor for floor, rooms in enumerate(FLOORS) for each in rooms}
 
 def room(module):
     top, *rest = module.removesuffix(".__init__").split(".")
+    if top in sys.stdlib_module_names:
+        return ""
     return rest[0] if top == "hetcache" and rest else top
 
 

@@ -28,6 +28,7 @@ SOURCES = (
     "setup.py",
     "pyproject.toml",
     "requirements.txt",
+    "requirements-app.txt",
     "requirements-diffusers.txt",
     "README.md",
     "LICENSE",
@@ -150,13 +151,15 @@ def test_the_changelog_names_this_version() -> None:
     assert headings[1] == hetcache.__version__
 
 
-def imported(*names: str) -> set[str]:
-    """Top names of other people's packages that files and folders of the repository import."""
+def imported(*names: str, but: str = "") -> set[str]:
+    """Top names of other people's packages that files and folders of the repository import, but for one folder."""
     own = {path.stem for folder in ("", "tests", "scripts") for path in (ROOT / folder).iterdir()}
     own |= {path.stem for folder in ("tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
     found: set[str] = set()
     for name in names:
         for path in [ROOT / name] if name.endswith(".py") else sorted((ROOT / name).rglob("*.py")):
+            if but and path.is_relative_to(ROOT / but):
+                continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
                     found |= {alias.name.split(".")[0] for alias in node.names}
@@ -186,7 +189,7 @@ def distributions(modules: set[str], declared: set[str]) -> set[str]:
 def test_requirements_are_the_imports_of_the_packages() -> None:
     declared = required("requirements.txt")
     extra = required("requirements-diffusers.txt")
-    used = distributions(imported(*PACKAGES, *DOORS), declared | extra)
+    used = distributions(imported(*PACKAGES, *DOORS, but="hetcache/app"), declared | extra)
     assert declared - set(NOT_IMPORTED) == used - set(NOT_IMPORTED) - extra
     assert extra - {"accelerate", "ftfy"} == {"diffusers"}  # what diffusers' Wan pipelines load without saying so
 
@@ -198,6 +201,12 @@ def test_the_extras_versions_are_those_that_the_adapter_lets_through() -> None:
     assert f"diffusers>={low},<{high}" in (ROOT / "requirements-diffusers.txt").read_text(encoding="utf-8").splitlines()
 
 
+def test_the_page_s_requirements_are_what_it_imports_besides() -> None:
+    declared = required("requirements-app.txt")
+    assert distributions(imported("hetcache/app"), declared) - required("requirements.txt") == declared
+
+
 def test_scripts_and_tests_import_nothing_undeclared() -> None:
-    declared = required("requirements.txt") | required("requirements-diffusers.txt") | required("requirements-dev.txt")
+    names = ("requirements.txt", "requirements-app.txt", "requirements-diffusers.txt", "requirements-dev.txt")
+    declared = set().union(*map(required, names))
     assert distributions(imported(*PACKAGES, *DOORS, "scripts", "tests"), declared) <= declared

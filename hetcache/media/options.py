@@ -109,6 +109,7 @@ class InputOptions:
         "the size that the model works at with --focus: its native area, that of WxH, or no more than mask and "
         "surroundings have pixels (mask): cost then falls with the mask",
         parser=read_area,
+        joint="x",
         metavar="native|mask|WxH",
     )
     fill_reach: int = setting(

@@ -66,7 +66,7 @@ def plan_run(
     # The VACE condition is embedded once per video, the prompt once per branch.
     embedded = vace_embedding_flops(shape, num_tokens) if shape.num_vace_layers else 0
     embedded += text_flops(shape) * len(branches)
-    run = embedded + sum(_call_flops(decision, mode, config, context, shape) for decision in calls)
+    run = embedded + sum(call_flops(decision, mode, config, context, shape) for decision in calls)
     return RunPlan(decisions, run, full_step_flops(shape, num_tokens) * len(calls))
 
 
@@ -160,7 +160,7 @@ def _content_aware(mode: Mode) -> NotPlannable:
     )
 
 
-def _call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext, shape: ModelShape) -> int:
+def call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext, shape: ModelShape) -> int:
     """FLOPs of one denoiser call, without the embeddings of the VACE condition and of the prompt."""
     num_tokens = context.num_tokens
     if decision.compute is Compute.FULL:
