@@ -34,6 +34,7 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
         ),
         *video_rows(job),
         *known_rows(job),
+        ("put back", _put_back_text(job)),
         ("model size", f"{clip.size[1]}x{clip.size[0]}, {total} tokens: {parts}"),
         *_window_rows(job),
         (
@@ -72,6 +73,12 @@ def _fill_rows(job: Job) -> list[Row]:
     where = "" if len(job.windows) == 1 else " of the first window"
     rows = [("under the mask", f"what other frames show ({seen:.0%}{where}), else an interpolation")]
     return rows if kept is None else [*rows, ("kept", f"{kept:.0%} of what is masked comes from other frames as it is")]
+
+
+def _put_back_text(job: Job) -> str:
+    colours = "colours matched to the surroundings" if job.match_colour else "colours as the model makes them"
+    grain = ", with their grain" if job.regrain else ""
+    return f"{colours}{grain}, blended over {job.feather_px} pixels"
 
 
 def video_rows(job: Job) -> list[Row]:

@@ -61,7 +61,8 @@ def test_what_other_frames_show_is_said_before_the_run_and_in_its_record(tmp_pat
     known = record["conditioning"]
     assert (known["fill"], known["seen_share"], known["kept_share"]) == ("propagate", 1, None)
     assert record["put_back"]["colour_shift"] > 0 and record["put_back"]["grain"] is None
-    assert "what other frames show (100%)" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "what other frames show (100%)" in plan and "colours matched to the surroundings, blended over" in plan
 
 
 def test_with_nothing_left_to_invent_the_model_is_not_run(tmp_path, no_model, capsys):
