@@ -18,7 +18,6 @@ from hetcache.files import UserError, write_json
 from hetcache.run.attempt import Outcome, attempt
 from hetcache.run.output import Outputs, sole_run
 from hetcache.run.studio import Studio
-from hetcache.run.window_store import WindowStore
 
 Progress = Callable[[int, int], None]
 """Told (steps done, steps of this edit) after each."""
@@ -50,8 +49,6 @@ class Runner:
         output.parent.mkdir(parents=True, exist_ok=True)
         words = [*near.words, f"--output={output}"]
         words += [f"--{name}={place}" for name, place in (("video", near.video), ("mask", near.mask)) if place]
-        if WindowStore(output).finished():
-            words.append("--resume")
         outcome = attempt(words, self._studio)
         if outcome.error is None and near != task:
             _settle(task, near)

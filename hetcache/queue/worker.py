@@ -7,19 +7,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
 from types import FrameType
 
-from hetcache.cli import words_of_request
 from hetcache.files import UserError
 from hetcache.queue.job import QueuedJob, State
 from hetcache.queue.store import Queue
 from hetcache.queue.watch import StepWatch
-from hetcache.run.command import run
+from hetcache.run.attempt import go_on
 from hetcache.run.options import Request
 from hetcache.run.studio import Studio
 from hetcache.run.terminal import say
-from hetcache.run.window_store import ForeignWindowsError, WindowStore
 
 LOOK_S = 0.3
 """How often an idle worker looks for a job."""
@@ -101,21 +98,7 @@ def run_job(job: QueuedJob, studio: Studio) -> None:
     watch = StepWatch(job, count_edits(request))
     studio.watch = watch
     watch.check()
-    store = WindowStore(job.video)
-    if not store.finished():
-        run(request, studio)
-        return
-    try:
-        run(resumed(request), studio)
-    except ForeignWindowsError as error:
-        say(f"{error}: they are of another version or machine, so the job starts again")
-        store.remove()
-        run(request, studio)
-
-
-def resumed(request: Request) -> Request:
-    request = replace(request, output=replace(request.output, resume=True))
-    return replace(request, words=tuple(words_of_request(request)))
+    go_on(request, studio)
 
 
 def count_edits(request: Request) -> int:

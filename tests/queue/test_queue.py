@@ -187,7 +187,7 @@ def test_an_error_nobody_expected_fails_the_job_alone(
     from hetcache.queue import worker
 
     job = queue.add(asked(clip))
-    monkeypatch.setattr(worker, "run", lambda *_: {}["no such key"])
+    monkeypatch.setattr(worker, "go_on", lambda *_: {}["no such key"])
     queue.take()
     do(queue, job, Studio())
     assert job.standing.message == "KeyError: 'no such key' (the log has more)" and "Traceback" in job.log.read_text()
