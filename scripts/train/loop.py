@@ -2,7 +2,8 @@
 
 Under the run's folder it keeps, per stage, `NAME.pt` (everything to go on from), `NAME-steady.pt` (the same, from
 before the learning rate was lowered, so that a longer run goes on from there) and `NAME.jsonl` (machine, minutes,
-steps, losses). Minutes count from the start of the stage, pauses left out, over all sessions.
+steps, losses). Minutes count from the start of the stage, pauses left out, over all sessions; `cpu_s` is the processor
+time of this call alone, which says how much of them a busy machine gave.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def train(stage: Stage, options: LoopOptions) -> None:
         ended = progress * options.minutes * 60 >= session_end_s
         sums.add({**figures, "norm": norm})
         if log and step % options.log_steps == 0:
-            log.row(step=step, used_s=clock.used_s, lr=factor, **sums.take())
+            log.row(step=step, used_s=clock.used_s, cpu_s=time.process_time(), lr=factor, **sums.take())
         if log and (clock.used_s > next_save or ended):
             next_save = clock.used_s + options.save_minutes * 60
             _save(checkpoint, model, ema, optimizers, step, clock.used_s, cooled=cooling)
