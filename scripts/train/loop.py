@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hetcache.files import atomic_output
-from scripts.train.optim import Clock, Ema, average_gradients, init_processes, make_optimizers, schedule
+from scripts.train.optim import Clock, Ema, average_gradients, give_way, init_processes, make_optimizers, schedule
 
 Values = dict[str, float]
 
@@ -67,6 +67,7 @@ class LoopOptions:
 def train(stage: Stage, options: LoopOptions) -> None:
     """Trains until the stage's minutes are used up, going on from its checkpoint when there is one."""
     rank, _ = init_processes()
+    give_way()
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint = options.out / f"{stage.name}.pt"
     model = stage.model

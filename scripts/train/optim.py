@@ -6,6 +6,8 @@ import copy
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -103,6 +105,15 @@ class Ema:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+
+
+def give_way(file: Path = Path("/proc/self/autogroup")) -> None:
+    """Hands this process's niceness on to its session: where the kernel groups processes by session, `nice` alone
+    counts only among the processes of one."""
+    niceness = os.nice(0)
+    if niceness > 0 and file.exists():
+        with suppress(OSError):  # a session that is not ours
+            file.write_text(str(niceness))
 
 
 class Clock:

@@ -24,7 +24,7 @@ from scripts.train.clips import draw
 from scripts.train.export import read_log
 from scripts.train.held_out import find_clips, write_watched
 from scripts.train.loop import Means, checkpoint_steady
-from scripts.train.optim import schedule
+from scripts.train.optim import give_way, schedule
 from scripts.train.pool import draw_masked
 from scripts.train.state import read_parts, write_parts
 
@@ -141,6 +141,20 @@ def test_the_learning_rate_warms_up_after_every_start_and_cools_at_the_end():
     assert schedule(0.5, 10, 10, 0.25) == 1
     assert schedule(0.875, 100, 10, 0.25) == pytest.approx(0.5)
     assert schedule(1.0, 100, 10, 0.25) == 0.02
+
+
+def test_a_nice_training_is_nice_as_a_session_too(tmp_path, monkeypatch):
+    file = tmp_path / "autogroup"
+    monkeypatch.setattr("os.nice", lambda more: 19)
+    give_way(file)
+    assert not file.exists()
+    file.write_text("/autogroup-7 nice 0")
+    give_way(file)
+    assert file.read_text() == "19"
+    monkeypatch.setattr("os.nice", lambda more: 0)
+    file.write_text("untouched")
+    give_way(file)
+    assert file.read_text() == "untouched"
 
 
 def test_means_start_anew_after_they_are_taken():
