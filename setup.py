@@ -42,7 +42,7 @@ setup(
     extras_require={
         "app": requirements("requirements-app.txt"),
         "diffusers": requirements("requirements-diffusers.txt"),
-        "ray": ["ray>=2.40"],
+        "ray": requirements("requirements-ray.txt"),
     },
     entry_points={
         "console_scripts": [

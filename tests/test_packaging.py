@@ -30,6 +30,7 @@ SOURCES = (
     "requirements.txt",
     "requirements-app.txt",
     "requirements-diffusers.txt",
+    "requirements-ray.txt",
     "README.md",
     "LICENSE",
 )
@@ -188,10 +189,10 @@ def distributions(modules: set[str], declared: set[str]) -> set[str]:
 
 def test_requirements_are_the_imports_of_the_packages() -> None:
     declared = required("requirements.txt")
-    extra = required("requirements-diffusers.txt")
+    extra = required("requirements-diffusers.txt") | required("requirements-ray.txt")
     used = distributions(imported(*PACKAGES, *DOORS, but="hetcache/app"), declared | extra)
     assert declared - set(NOT_IMPORTED) == used - set(NOT_IMPORTED) - extra
-    assert extra - {"accelerate", "ftfy"} == {"diffusers"}  # what diffusers' Wan pipelines load without saying so
+    assert extra - {"accelerate", "ftfy"} == {"diffusers", "ray"}  # what diffusers' Wan loads without saying so
 
 
 def test_the_extras_versions_are_those_that_the_adapter_lets_through() -> None:
@@ -207,6 +208,5 @@ def test_the_page_s_requirements_are_what_it_imports_besides() -> None:
 
 
 def test_scripts_and_tests_import_nothing_undeclared() -> None:
-    names = ("requirements.txt", "requirements-app.txt", "requirements-diffusers.txt", "requirements-dev.txt")
-    declared = set().union(*map(required, names))
+    declared = set().union(*(required(path.name) for path in ROOT.glob("requirements*.txt")))
     assert distributions(imported(*PACKAGES, *DOORS, "scripts", "tests"), declared) <= declared

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from hetcache.batch.pool import Ended, Event, Lost, Stepped
 from hetcache.batch.task import Task
-from hetcache.files import ROOT
+from hetcache.files import ROOT, to_json
 from hetcache.run.attempt import Outcome
 
 WAIT_S = 0.5
@@ -66,7 +66,7 @@ class LocalPool:
         worker.is_busy = True
         # One that has ended meanwhile is seen by `wait`.
         with suppress(BrokenPipeError):
-            worker.tasks.write(json.dumps(task.to_json()).encode() + b"\n")
+            worker.tasks.write(to_json(task.to_json(), indent=None).encode() + b"\n")
             worker.tasks.flush()
 
     def wait(self) -> list[Event]:
@@ -105,7 +105,7 @@ class LocalPool:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         with log.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "hetcache.batch.worker", json.dumps(self._prompts)],
+                [sys.executable, "-m", "hetcache.batch.worker", to_json(self._prompts, indent=None)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from hetcache.batch.task import Task
+from hetcache.files import to_json
 
 
 def main(prompts: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def _serve(tasks: SimpleQueue[str], events: IO[str], prompts: Sequence[str]) -> 
     from hetcache.batch.runner import Runner
 
     def tell(**event: Any) -> None:
-        events.write(json.dumps(event) + "\n")
+        events.write(to_json(event, indent=None) + "\n")
         events.flush()
 
     runner = Runner(prompts, lambda done, count: tell(done=done, count=count))
