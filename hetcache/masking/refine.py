@@ -99,7 +99,7 @@ class Carrier:
         odds -= STRANGE * (1 - trust) + STANDING * trust * self._standing(carried[box], flow.to_HW2[box])
         odds[~near[box]] = -4
         radius = max(2, round(GUIDE_PX * self.scale))
-        odds = guided_filter(frame[box].astype(np.float32) / 255, odds.astype(np.float32), radius)
+        odds = guided_filter(frame[box].astype(np.float32) / np.float32(255), odds.astype(np.float32), radius)
         inside = (1 / (1 + np.exp((-SHARPNESS * odds).clip(-30, 30)))).astype(np.float32)
         opacity = np.zeros_like(carried)
         opacity[box] = _without_islands(inside, np.maximum(carried, hidden)[box])
