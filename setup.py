@@ -46,7 +46,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "hetcache = hetcache.run.command:main",
+            "hetcache = hetcache.run.command:installed",
             "hetcache-eval = hetcache.evaluation.command:main",
             "hetcache-mask = hetcache.masking.command:main",
             "hetcache-queue = hetcache.queue.command:main",

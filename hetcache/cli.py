@@ -14,16 +14,16 @@ from hetcache.files import UserError
 from hetcache.media.options import InputOptions
 from hetcache.models.options import ModelOptions
 from hetcache.modes import MODES
-from hetcache.run.options import Files, Length, Output, Request, Size, Task
+from hetcache.run.options import Files, Length, Output, Request, Size, Task, started_by
 
 EPILOG = """examples:
-  python inference.py --mode hetcache
-  python inference.py --mode hetcache --compare
-  python inference.py --mode hetcache --video clip.mp4 --mask mask.mp4 --frames 33 --steps 50 --cache-thresh 0.05
-  python inference.py --mode hetcache --video long.mp4 --mask mask.mp4 --frames all --output long_edit.mp4
-  python inference.py --mode hetcache --video clip.mp4 --outpaint 64,0,64,0
-  python inference.py --mode baseline --steps 25 --output half.mp4
-  python inference.py batch jobs.csv --out edits --gpus 8        (batch --help)
+  COMMAND --mode hetcache
+  COMMAND --mode hetcache --compare
+  COMMAND --mode hetcache --video clip.mp4 --mask mask.mp4 --frames 33 --steps 50 --cache-thresh 0.05
+  COMMAND --mode hetcache --video long.mp4 --mask mask.mp4 --frames all --output long_edit.mp4
+  COMMAND --mode hetcache --video clip.mp4 --outpaint 64,0,64,0
+  COMMAND --mode baseline --steps 25 --output half.mp4
+  COMMAND batch jobs.csv --out edits --gpus 8        (batch --help)
 """
 GROUPS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("input", (Files, Task, Length, InputOptions)),
@@ -55,12 +55,14 @@ class RaisingParser(OneLineParser):
         raise UsageError(message)
 
 
-def build_parser(modes: Mapping[str, Mode] = MODES, kind: type[OneLineParser] = OneLineParser) -> OneLineParser:
+def build_parser(
+    modes: Mapping[str, Mode] = MODES, kind: type[OneLineParser] = OneLineParser, program: str = "inference.py"
+) -> OneLineParser:
     parser = kind(
-        "inference.py",
-        usage="inference.py [--mode MODE] [--video VIDEO --mask MASK] [flags below]",
+        program,
+        usage=f"{program} [--mode MODE] [--video VIDEO --mask MASK] [flags below]",
         description="Fill the masked part of a video with Wan2.1-VACE, with or without caching.",
-        epilog=EPILOG,
+        epilog=EPILOG.replace("COMMAND", " ".join(started_by(program))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -76,11 +78,14 @@ def build_parser(modes: Mapping[str, Mode] = MODES, kind: type[OneLineParser] = 
 
 
 def parse(
-    argv: Sequence[str] | None = None, modes: Mapping[str, Mode] = MODES, kind: type[OneLineParser] = OneLineParser
+    argv: Sequence[str] | None = None,
+    modes: Mapping[str, Mode] = MODES,
+    kind: type[OneLineParser] = OneLineParser,
+    program: str = "inference.py",
 ) -> Request:
     """Raises UsageError for an unknown mode, a flag of another mode or a bad value; argparse itself exits with code 2
     for what it can tell alone, unless `kind` is RaisingParser."""
-    given = vars(build_parser(modes, kind).parse_args(argv))
+    given = vars(build_parser(modes, kind, program).parse_args(argv))
     mode = modes.get(given["mode"])
     if mode is None:
         raise UsageError(f"unknown --mode {given['mode']!r}: choose from {', '.join(modes)}")
@@ -98,6 +103,7 @@ def parse(
             vram=take(VramOptions, given),
             output=take(Output, given),
             words=tuple(argv or ()),
+            program=program,
         )
     except UsageError:
         raise

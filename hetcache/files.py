@@ -108,6 +108,21 @@ def _lock(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@contextmanager
+def sole_holder(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold the file `lock` for this process; UserError with `refusal` when another process does."""
+    file = locked(lock)
+    if file is None:
+        raise UserError(refusal)
+    try:
+        yield
+    finally:
+        # While it is still held: whoever opened this file before sees that it is no longer the one of this name.
+        with suppress(OSError):
+            lock.unlink()
+        file.close()
+
+
 def write_text(path: StrPath, text: str) -> None:
     """Write UTF-8, whole or not at all. What a file's name holds of other bytes is written as its code."""
     with atomic_output(path) as temporary:

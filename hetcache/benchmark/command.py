@@ -24,7 +24,7 @@ from hetcache.benchmark.methods import parse_methods
 from hetcache.benchmark.options import BenchRequest, RandomWeights
 from hetcache.benchmark.runner import Event, Plan, run_plan
 from hetcache.cli import words_of
-from hetcache.files import DATA
+from hetcache.files import DATA, sole_holder
 from hetcache.models import ModelInfo, choose_model, model_info
 
 
@@ -46,11 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(request: BenchRequest) -> int:
-    from hetcache.benchmark.document import write_outputs
-
+    """Check everything, then hold the output folder for this process. Returns the exit code."""
     output, command = request.output, shlex.join(["bash", "scripts/benchmark.sh", *request.words])
     bench = make_bench(request)
-    plan, store = bench.plan, Store(output.output)
+    output.output.mkdir(parents=True, exist_ok=True)
+    taken = f"--output {output.output}: another benchmark is writing it; wait for it, or choose another --output"
+    with sole_holder(output.output / ".lock", taken):
+        return run_held(request, bench, command)
+
+
+def run_held(request: BenchRequest, bench: Benchmark, command: str) -> int:
+    """Run what is not yet finished and write the results. Returns the exit code."""
+    from hetcache.benchmark.document import write_outputs
+
+    output, plan, store = request.output, bench.plan, Store(request.output.output)
     if output.fresh:
         store.clear()
     announce(bench)

@@ -59,7 +59,8 @@ def probe_rows(info: VideoInfo, timeline: Timeline) -> Rows:
     rows.append(("frames", str(len(timeline.times_s))))
     if info.kind != "video":
         return rows
-    rows.append(("colour", info.colour.describe()))
+    hdr = None if info.static_hdr is None else info.static_hdr.describe()
+    rows.append(("colour", ", ".join(filter(None, [info.colour.describe(), hdr, info.dynamic_hdr]))))
     sound = "none" if info.audio_codec is None else info.audio_codec
     rows.append(("sound", ", ".join(filter(None, [sound, offset_text(info)]))))
     if timeline.times_s:

@@ -13,6 +13,7 @@ from hetcache.media import ffmpeg as ff
 from hetcache.media import matroska
 from hetcache.media.colour import Colour, tag_filter
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.hdr10 import StaticHdr
 from hetcache.media.header import Fields, read_header
 from hetcache.media.pixels import PixelFormat
 from hetcache.media.planes import Planes
@@ -33,6 +34,7 @@ class Look:
     crf: int | None = 16
     pixel_aspect: tuple[int, int] = (1, 1)
     fields: Fields = "progressive"
+    static_hdr: StaticHdr | None = None
 
 
 def encode_planes(target: Path, frames: Iterator[Planes], timeline: Timeline, look: Look, path: Path) -> int:
@@ -43,7 +45,8 @@ def encode_planes(target: Path, frames: Iterator[Planes], timeline: Timeline, lo
         raise VideoError(f"output {path}: there are no frames to write")
     height, width = first[0].shape
     ff.check_size(width, height, path, "output")
-    times = [round(time / matroska.TICK_S) for time in (*timeline.times_s, timeline.end_s)]
+    start_s = timeline.times_s[0]
+    times = [round((time - start_s) / matroska.TICK_S) for time in (*timeline.times_s, timeline.end_s)]
     num_frames = 0
     with ff.spawn(_args(target, timeline, look), feed=True) as (process, log):
         assert process.stdin is not None
@@ -96,13 +99,16 @@ def _args(target: Path, timeline: Timeline, look: Look) -> list[str]:
     if timeline.rate is None:
         # Frames that are stored out of order, at uneven times, would make the track's duration wrong.
         args += ["-bf", "0"]
+    params = ["lookahead-threads=1", *(look.static_hdr.x264_params() if look.static_hdr else [])]
     args += ["-qp", "0"] if look.crf is None else ["-crf", str(look.crf)]
     args += ["-pix_fmt", look.pixels.name if look.pixels.family == "yuv" else "rgb24"]
-    args += ["-threads", str(ENCODER_THREADS), "-x264-params", "lookahead-threads=1"]
+    args += ["-threads", str(ENCODER_THREADS), "-x264-params", ":".join(params)]
     if look.pixels.family == "yuv":
         args += ["-color_range", colour.range, "-colorspace", colour.matrix]
     flags = "+bitexact+ildct+ilme" if interlaced else "+bitexact"
     args += ["-fflags", "+bitexact", "-flags:v", flags, "-video_track_timescale", str(_timescale(tick))]
+    # Not among the frames' own times: an even rate counts them in whole frames, and a start need not be one.
+    args += ["-output_ts_offset", f"{float(timeline.times_s[0]):.6f}"]
     return [*args, "-f", "mp4", "-movflags", "+faststart", f"file:{target.absolute()}"]
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from hetcache.media import ffmpeg as ff
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.hdr10 import StaticHdr, dynamic_hdr, is_dolby_alone
 
 PROBE_TIMEOUT_S = 60
 
@@ -62,6 +63,8 @@ class StreamHeader:
     start_s: Fraction | None = None
     audio_start_s: Fraction | None = None
     has_average_rate: bool = True
+    static_hdr: StaticHdr | None = None
+    dynamic_hdr: str | None = None
 
 
 def read_header(path: Path, what: str = "video") -> StreamHeader:
@@ -112,6 +115,10 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
     if picture is None or codec is None:
         raise VideoError(f"{what} {path}: has no readable picture size; damaged, or an unknown codec")
     side_data = _indented_block(lines, index)
+    if is_dolby_alone(side_data):
+        raise VideoError(
+            f"{what} {path}: its colours are Dolby Vision's own (profile 5) and cannot be converted; export it as HDR10"
+        )
     rotation = re.search(r"rotation of (-?\d+(?:\.\d+)?) degrees", side_data)
     rotation_deg = round(float(rotation.group(1))) % 360 if rotation else 0
     width, height = int(picture.group(2)), int(picture.group(3))
@@ -136,11 +143,11 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
         fields=_line_fields(line),
         has_average_rate=re.search(r"\d k?fps\b", line) is not None,
     )
-    return _with_first_frame(header, lines)
+    return _with_first_frame(header, lines, index)
 
 
-def _with_first_frame(header: StreamHeader, lines: list[str]) -> StreamHeader:
-    """The header with what decoding says, which goes before what the container says."""
+def _with_first_frame(header: StreamHeader, lines: list[str], index: int) -> StreamHeader:
+    """The header with what decoding says, which goes before what the container says at line `index`."""
     shown = [line for line in lines if re.match(r"\[(Parsed_)?a?showinfo", line)]
     audio = _first(r"\[Parsed_ashowinfo.*\] n:\s*0 pts:\s*-?\d+ pts_time:(-?[\d.]+)", shown)
     config = _first(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", shown)
@@ -155,6 +162,9 @@ def _with_first_frame(header: StreamHeader, lines: list[str]) -> StreamHeader:
     def one(index: int) -> str:
         return tags[index] if tags[index] not in ("unknown", "reserved") else header.tags[index]
 
+    # Of the first frame, and of the stream, which older versions of ffmpeg do not give to its frames.
+    side_data = [line for line in shown if "side data" in line]
+    side_data += _indented_block(lines, index).partition("Side data:")[2].splitlines()
     fields: dict[str, Fields] = {"P": "progressive", "T": "top", "B": "bottom"}
     return replace(
         header,
@@ -164,6 +174,8 @@ def _with_first_frame(header: StreamHeader, lines: list[str]) -> StreamHeader:
         rate=rate if 0 < rate <= 1000 else None,
         start_s=None if frame[1] == "NOPTS" else int(frame[1]) * base,
         audio_start_s=Fraction(audio[1]) if audio else None,
+        static_hdr=StaticHdr.of("\n".join(side_data)),
+        dynamic_hdr=dynamic_hdr("\n".join(side_data)),
     )
 
 

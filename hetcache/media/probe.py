@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from hetcache.files import StrPath
 from hetcache.media import ffmpeg as ff
 from hetcache.media.colour import BT709, Colour, understand
 from hetcache.media.ffmpeg import VideoError
+from hetcache.media.hdr10 import StaticHdr
 from hetcache.media.header import Fields, StreamHeader, read_header
 from hetcache.media.images import image_size, list_frames
 from hetcache.media.packets import Packets, read_packets
@@ -51,6 +52,9 @@ class VideoInfo:
     start_s: Fraction = Fraction(0)
     audio_start_s: Fraction | None = None
     packets: Packets | None = None
+    static_hdr: StaticHdr | None = None
+    dynamic_hdr: str | None = None
+    """The kind of metadata that change from frame to frame."""
 
     @property
     def pixels(self) -> PixelFormat:
@@ -121,6 +125,8 @@ def _video_info(path: Path, what: str, header: StreamHeader) -> VideoInfo:
         start_s=header.start_s or Fraction(0),
         audio_start_s=header.audio_start_s,
         packets=packets,
+        static_hdr=header.static_hdr,
+        dynamic_hdr=header.dynamic_hdr,
     )
 
 
@@ -173,6 +179,7 @@ def probe_facts(info: VideoInfo) -> dict[str, Any]:
             "range": info.colour.range,
             "assumed": list(info.colour.assumed),
         },
+        "hdr": None if info.static_hdr is None else asdict(info.static_hdr),
         "start_s": float(info.start_s),
         "audio": info.audio_codec,
         "audio_start_s": None if info.audio_start_s is None else float(info.audio_start_s),

@@ -42,7 +42,9 @@ def look_of(source: Source, num_frames: int, lossless: bool = False) -> Look:
         )
         colour = Colour("bt709", primaries, transfer)
     crf = None if lossless else SHORT_CRF if num_frames <= SHORT_FRAMES else LONG_CRF
-    return Look(written, colour, crf, info.pixel_aspect, info.fields if info.interlaced else "progressive")
+    fields = info.fields if info.interlaced else "progressive"
+    static_hdr = info.static_hdr if colour.hdr and written.family == "yuv" else None
+    return Look(written, colour, crf, info.pixel_aspect, fields, static_hdr)
 
 
 def notes_of(source: Source, look: Look) -> list[str]:
@@ -57,6 +59,11 @@ def notes_of(source: Source, look: Look) -> list[str]:
         )
     elif info.colour.primaries == "bt2020":
         notes.append("BT.2020 colours: the model takes them for BT.709's, the output is tagged as the source")
+    if info.dynamic_hdr is not None:
+        notes.append(f"{info.dynamic_hdr}: what it says frame by frame is left out, players take the file as plain HDR")
+    if info.static_hdr is not None:
+        kept = "kept" if look.static_hdr is not None else "left out, because the output is not HDR"
+        notes.append(f"HDR10 metadata ({info.static_hdr.describe()}): {kept}")
     if pixels.bits > 8 and pixels.family == "yuv":
         kept = (
             f"its {look.pixels.bits}" if look.pixels.bits == pixels.bits else f"{look.pixels.bits} of its {pixels.bits}"

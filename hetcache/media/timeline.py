@@ -37,6 +37,11 @@ class Timeline:
         """Frames a second."""
         return self.rate or len(self.times_s) / self.duration_s
 
+    def facts(self) -> dict[str, bool | float | None]:
+        """For a record."""
+        mean = round(float(self.mean_rate), 6) if self.times_s else None
+        return {"variable_rate": self.rate is None, "mean_rate": mean}
+
     def shifted(self, by_s: Fraction) -> Timeline:
         return Timeline(tuple(t + by_s for t in self.times_s), self.end_s + by_s, self.rate, self.tick_s)
 

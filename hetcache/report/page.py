@@ -15,6 +15,9 @@ from hetcache.report.viewer import Viewer, viewer_html
 
 HERE = Path(__file__).parent
 
+PAGE_MARK = '<meta name="generator" content="hetcache">'
+"""In every page's head: tells one of this tool's from a person's own, which is not to be written over."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -69,6 +72,7 @@ def render(page: Page) -> str:
     style, script = (HERE / "page.css").read_text(), (HERE / "page.js").read_text()
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"{PAGE_MARK}\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(page.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)

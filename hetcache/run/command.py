@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 PROGRAM = "inference.py"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def installed() -> int:
+    """The console command, which goes by its own name in what it says."""
+    return main(program="hetcache")
+
+
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Exit code 0 when the edit is written, 2 for input or settings that cannot be run, 130 after Ctrl-C. With `batch`
     for its first word it is another command, `hetcache.batch.command`."""
     take_any_character()
@@ -32,19 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return batch(words[1:])
     debug = False
     try:
-        request = parse(words)
+        request = parse(words, program=program)
         debug = request.output.debug
         if request.files.probe is not None:
-            show_probe(request.files.probe)
+            show_probe(request.files.probe, request.files.as_json)
         else:
             run(request)
     except KeyboardInterrupt as interrupt:
-        complain(f"\n{PROGRAM}: interrupted: {str(interrupt) or 'no output was written'}")
+        complain(f"\n{program}: interrupted: {str(interrupt) or 'no output was written'}")
         return 130
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        complain(f"{PROGRAM}{who()}: error: {error}")
+        complain(f"{program}{who()}: error: {error}")
         return 2
     return 0
 
@@ -55,15 +60,20 @@ def who() -> str:
     return "" if rank == "0" or "WORLD_SIZE" not in os.environ else f" (rank {rank})"
 
 
-def show_probe(path: Path) -> None:
-    """Print what is read from a file."""
+def show_probe(path: Path, as_json: bool) -> None:
+    """Print what is read from a file: for a person, or as the `source` of a record."""
+    from hetcache.files import to_json
     from hetcache.media.describe import probe_rows
-    from hetcache.media.probe import probe, scanned
+    from hetcache.media.probe import probe, probe_facts, scanned
     from hetcache.media.timeline import read_timeline
     from hetcache.run.record import table
 
     info = scanned(probe(path, "file"))
-    say(table(probe_rows(info, read_timeline(info))))
+    timeline = read_timeline(info)
+    if as_json:
+        say(to_json({"file": path, "source": {**probe_facts(info), **timeline.facts()}}).rstrip())
+    else:
+        say(table(probe_rows(info, timeline)))
 
 
 def run(request: Request, studio: Studio | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -146,7 +145,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         resume=wanted.resume,
         plan=wanted.plan,
         target_speedup=wanted.target_speedup,
-        command=shlex.join(["python", "inference.py", *request.words]),
+        command=request.command,
         identity=request_identity(request),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,7 @@ class Files:
         metavar="FILE",
         shown="",
     )
+    as_json: bool = setting(False, "print what --probe finds as JSON, with the names of a record", flag="json")
     mask: Path | None = setting(None, "mask video, image (for all frames) or folder; white = edit", shown="")
 
 
@@ -150,9 +152,15 @@ class Output:
             raise refused(self, "target_speedup", "at least 1")
 
 
+def started_by(program: str) -> list[str]:
+    """The words before the flags: a script of the checkout is started by Python, an installed command by itself."""
+    return ["python", program] if program.endswith(".py") else [program]
+
+
 @dataclass(frozen=True)
 class Request:
-    """Everything that `prepare` makes a `Job` of. `words` are the flags as typed, for the record of the command."""
+    """Everything that `prepare` makes a `Job` of. `words` are the flags as typed and `program` the command,
+    for what can be typed again."""
 
     mode: Mode
     config: Any
@@ -166,8 +174,11 @@ class Request:
     vram: VramOptions = field(default_factory=VramOptions)
     output: Output = field(default_factory=Output)
     words: tuple[str, ...] = ()
+    program: str = "inference.py"
 
     def __post_init__(self) -> None:
+        if self.files.as_json and self.files.probe is None:
+            raise UserError("--json is how --probe FILE prints; a run writes its record as JSON beside the video")
         check_compile(self.edit, self.vram)
         if self.mask is None and (self.input.mask_dilate_px or self.input.invert_mask):
             raise UserError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
@@ -180,6 +191,11 @@ class Request:
             raise UserError(
                 "--mask-channel, --mask-object and --mask-timing read the file given by --mask, and none is given"
             )
+
+    @property
+    def command(self) -> str:
+        """What to type for this run again."""
+        return shlex.join([*started_by(self.program), *self.words])
 
     @property
     def video(self) -> Path:

@@ -9,11 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hetcache.files import UserError, locked
+from hetcache.files import UserError, sole_holder
 from hetcache.media.write import check_writable
+from hetcache.report.page import PAGE_MARK
 from hetcache.run.options import Request
 
 DEFAULT_FOLDER = Path("outputs")
+
+_PAGE_HEAD_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def check_outputs(request: Request) -> Outputs:
         check_writable(outputs.raw, inputs)
     check_writable(outputs.video, inputs)
     _check_record(outputs.record)
+    if outputs.report is not None:
+        check_page(outputs.report)
     return outputs
 
 
@@ -87,24 +92,28 @@ def _check_record(path: Path) -> None:
         )
 
 
+def check_page(path: Path) -> None:
+    """Raises UserError for a file that is there and is not a page of this tool."""
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            own = PAGE_MARK.encode() in file.read(_PAGE_HEAD_BYTES)
+    except OSError:
+        own = False
+    if not own:
+        raise UserError(
+            f"output {path}: is not a page of this tool and would be lost; move it away or choose another --output"
+        )
+
+
 @contextmanager
 def sole_run(outputs: Outputs) -> Iterator[None]:
-    """Hold the outputs for this process: its video, record and windows. Raises UserError when another run does.
-
-    The lock is on a file beside the output.
-    """
-    path = lock_of(outputs.video)
-    file = locked(path)
-    if file is None:
-        raise UserError(f"output {outputs.video}: another run is writing it; wait for it, or choose another --output")
-    try:
+    """Hold the outputs for this process: its video, record and windows. Raises UserError when another run does."""
+    refusal = f"output {outputs.video}: another run is writing it; wait for it, or choose another --output"
+    with sole_holder(lock_of(outputs.video), refusal):
         remove_leftovers(outputs)
         yield
-    finally:
-        # While it is still held: whoever opened this file before sees that it is no longer the one of this name.
-        with suppress(OSError):
-            path.unlink()
-        file.close()
 
 
 def lock_of(video: Path) -> Path:

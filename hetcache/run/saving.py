@@ -190,8 +190,7 @@ def source_facts(job: Job) -> dict[str, Any]:
     return {
         "source": {
             **probe_facts(info),
-            "variable_rate": timeline.rate is None,
-            "mean_rate": round(float(timeline.mean_rate), 6),
+            **timeline.facts(),
             "notes": notes_of(job.source, look),
         },
         "written": {"pixel_format": look.pixels.name, "crf": look.crf, "lossless": look.crf is None},
