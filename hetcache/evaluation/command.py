@@ -57,6 +57,7 @@ def quality(request: QualityRequest) -> int:
         target_frames=request.target_frames,
         resize=request.resize,
         seam_px=request.seam_px,
+        mask_timing=request.mask_timing,
         batch_frames=request.batch_frames,
         device=resolve_device(request.device),
     )

@@ -25,6 +25,7 @@ from hetcache.evaluation.videos import (
     take,
     target_size,
 )
+from hetcache.media.options import Timing
 from hetcache.media.windows import Window
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.metric import ClipMeter, Features, FileMetric, JoinMetric, SetMetric, VideoMeter, VideoMetric
@@ -42,6 +43,7 @@ class Settings:
     target_frames: int = 8
     resize: str | None = None
     seam_px: int = DEFAULT_SEAM_PX
+    mask_timing: Timing = "auto"
     batch_frames: int = 8
     device: str = "cpu"
 
@@ -145,7 +147,7 @@ def _measure(
         streams = [opened(frames_of(meter.source, meter.num_frames, size, meter.role)) for meter in meters]
         masks = None
         if job.mask:
-            masks = opened(masks_of(job.mask, pred.num_frames, size, settings.resize is not None))
+            masks = opened(masks_of(job.mask, pred, size, settings.resize is not None, settings.mask_timing))
         done = 0
         while (batch := take(frames, settings.batch_frames)) is not None:
             parts: dict[str, NDArray[np.bool_]] = {}

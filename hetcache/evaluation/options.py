@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from hetcache.evaluation.pairs import Job, Matching, match_folders
 from hetcache.evaluation.vbench import DEFAULT_DIMENSIONS
+from hetcache.media.options import Timing
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.metric import Metric
 from hetcache.metrics.regions import DEFAULT_SEAM_PX
@@ -36,6 +38,7 @@ class QualityRequest:
     lpips_weights: str | None
     resize: str | None
     seam_px: int
+    mask_timing: Timing
     batch_frames: int
     device: str
     output: Path | None
@@ -116,6 +119,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     resize = "allow different sizes: compare at the size of pred (the default), gt, reference, or at WxH"
     what.add_argument("--resize", nargs="?", const="pred", metavar="TO", help=resize)
     what.add_argument("--seam-px", type=_count(0), default=DEFAULT_SEAM_PX, metavar="N", help="seam, pixels a side (8)")
+    timing = "a mask of another frame rate: as an edit takes it (%(default)s), frame by frame, or by time"
+    what.add_argument("--mask-timing", choices=get_args(Timing), default="auto", help=timing)
     what.add_argument("--batch-frames", type=_count(1), default=8, metavar="N", help="frames decoded at a time (8)")
     what.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: cuda if there is one)")
     files = parser.add_argument_group("files to write")

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.ffmpeg import base_args, input_args, run_quiet
+from hetcache.media.mask_pace import choose_pace
 from hetcache.media.masks import Mask, iter_mask
+from hetcache.media.options import Timing
 from hetcache.media.read import VideoInfo, count_frames, iter_frames, probe
 from hetcache.metrics.errors import MetricError
 
@@ -93,16 +95,21 @@ def frames_of(source: Source, count: int, size: Size, what: str) -> Generator[ND
         raise FewerFramesError(source, what, found)
 
 
-def masks_of(path: Path, count: int, size: Size, resize: bool) -> Generator[Mask, None, None]:
-    """Yield `count` masks [H, W] bool at `size`, by the rules of `iter_mask`; a still image holds for all frames.
+def masks_of(
+    path: Path, video: Source, size: Size, resize: bool, timing: Timing = "auto"
+) -> Generator[Mask, None, None]:
+    """Yield the masks [H, W] bool of the frames of `video` at `size`, by the rules of `iter_mask`; a still image holds
+    for all frames, and a mask of another rate goes by `timing`, as in an edit.
 
-    MetricError when the mask is shorter, or of another size without `resize`.
+    MetricError when the mask is shorter, or of another size without `resize`; VideoError when it is neither as long as
+    the video nor has as many frames.
     """
-    info = probe(path, "mask")
+    info, count = probe(path, "mask"), video.num_frames
     if (info.height, info.width) != size and not resize:
         raise MetricError(f"mask {path} is {info.width}x{info.height} and the video {size[1]}x{size[0]}: add --resize")
+    pace, _ = choose_pace(probe(video.path), info, timing)
     found = 0
-    with closing(iter_mask(path, size)) as masks:
+    with closing(iter_mask(path, size, pace=pace)) as masks:
         for mask in islice(masks, count):
             found += 1
             yield mask

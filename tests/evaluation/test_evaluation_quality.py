@@ -112,6 +112,24 @@ def test_regions(quality, tmp_path):
         assert name in out
 
 
+def test_a_mask_of_another_rate_goes_by_time(quality, tmp_path):
+    gt = moving_frames(6)
+    pred = noisy(gt, 20, 3)
+    write_lossless(tmp_path / "gt.mkv", gt)
+    write_lossless(tmp_path / "pred.mkv", pred)
+    mask = np.zeros(gt.shape[:3], bool)
+    for index in range(6):
+        mask[index, 8:24, 4 * index : 4 * index + 16] = True
+    grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=3)
+    twice = make(tmp_path / "m.mkv", "-c:v", "ffv1", "-pix_fmt", "bgr0", frames=np.repeat(grey, 2, axis=0), rate=48)
+    args = ("--gt", tmp_path / "gt.mkv", "--pred", tmp_path / "pred.mkv", "--mask", twice, *LIGHT)
+    for flags, used in (((), mask), (("--mask-timing", "frames"), np.repeat(mask, 2, axis=0)[:6])):
+        code, _, _ = quality(*args, *flags, "--output", tmp_path / "r.json")
+        assert code == 0
+        found = strict_json(tmp_path / "r.json")["per_video"][0]["metrics"]["in_mask"]["psnr"]
+        assert found == pytest.approx(psnr(pred, gt, used), abs=1e-9)
+
+
 def test_an_empty_mask_is_null_not_zero(quality, tmp_path):
     gt = moving_frames(3)
     write_lossless(tmp_path / "gt.mkv", gt)
