@@ -151,7 +151,7 @@ def _with_first_frame(header: StreamHeader, lines: list[str], index: int) -> Str
     shown = [line for line in lines if re.match(r"\[(Parsed_)?a?showinfo", line)]
     audio = _first(r"\[Parsed_ashowinfo.*\] n:\s*0 pts:\s*-?\d+ pts_time:(-?[\d.]+)", shown)
     config = _first(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", shown)
-    frame = _first(r"\] n:\s*0 pts:\s*(-?\d+|NOPTS) .* i:([PTB]) ", shown)
+    frame = _first(r"\] n:\s*0 pts:\s*(-?\d+|NOPTS) .* fmt:(\w+) .* i:([PTB]) ", shown)
     if config is None or frame is None:
         return header
     rate = Fraction(int(config[3]), int(config[4]) or 1)
@@ -170,7 +170,9 @@ def _with_first_frame(header: StreamHeader, lines: list[str], index: int) -> Str
         header,
         tags=(one(0), one(1), one(2), one(3)),
         # Players go by the frames' marks; those of a mixed stream begin progressive.
-        fields=header.fields if frame[2] == "P" and header.fields != "unknown" else fields[frame[2]],
+        fields=header.fields if frame[3] == "P" and header.fields != "unknown" else fields[frame[3]],
+        # The alpha of HEVC shows in the frames alone, and only newer versions of ffmpeg decode it.
+        pix_fmt=frame[2],
         rate=rate if 0 < rate <= 1000 else None,
         start_s=None if frame[1] == "NOPTS" else int(frame[1]) * base,
         audio_start_s=Fraction(audio[1]) if audio else None,
