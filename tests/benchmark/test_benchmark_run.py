@@ -11,6 +11,7 @@ import pytest
 import torch
 from toys import lend_calibration
 
+from hetcache.files import sole_holder
 from hetcache.media.write import write_video
 
 # Every step between the first and the last is partial, whatever the model's calibration says.
@@ -115,6 +116,14 @@ def test_the_command_compares_writes_and_resumes(clip, toy, tmp_path, capsys, mo
     assert benchmark.main(words(clip, toy, tmp_path, *modes)) == 0
     assert "finished before" in capsys.readouterr().out
     assert json.loads((tmp_path / "benchmark.json").read_text())["rows"] == document["rows"]
+
+
+def test_a_second_benchmark_in_one_folder_is_refused(clip, toy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_held", lambda *_: pytest.fail("two at once"))
+    with sole_holder(tmp_path / ".lock", "held"):
+        argv = [word for word in words(clip, toy, tmp_path, "--modes", "pab") if word != "--debug"]
+        assert benchmark.main(argv) == 2
+    assert f"--output {tmp_path}: another benchmark is writing it" in capsys.readouterr().err
 
 
 def test_fresh_runs_everything_again_and_a_failure_is_exit_code_1(clip, toy, tmp_path, capsys, monkeypatch):

@@ -40,10 +40,11 @@ from odd_masks import (
     two_objects,
     video,
 )
-from PIL import Image
+from PIL import Image, features
 from video_files import make
 
 from hetcache.media.clip import take_clip
+from hetcache.media.ffmpeg import VideoError
 from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.result import look_of, result_planes
 from hetcache.media.source import InputOptions, Source
@@ -321,3 +322,35 @@ def examined(source: Source) -> MaskReport:
     report = examine(source, take_clip(source, NUM_FRAMES, (HEIGHT, WIDTH)), NUM_FRAMES)
     assert report is not None
     return report
+
+
+def test_the_alpha_of_hevc(source_video: Path, tmp_path: Path) -> None:
+    """Apple's: a layer of its own, which shows in the decoded frames alone."""
+    codec = ("-c:v", "libx265", "-x265-params", "log-level=none", "-crf", 10, "-pix_fmt", "yuva420p", "-tag:v", "hvc1")
+    mask = video("m.mp4", *codec, frames=rgba(WHITE))(tmp_path)
+    args = [get_ffmpeg_exe(), "-i", str(mask), "-vf", "showinfo", "-frames:v", "1", "-f", "null", "-"]
+    if b"fmt:yuva420p" not in subprocess.run(args, capture_output=True, timeout=60).stderr:
+        pytest.skip("this ffmpeg does not write and read it")
+    source = Source.open(source_video, mask)
+    assert "shape in the alpha channel" in dict(examined(source).rows())["mask"]
+    for found, expected in zip(source.every_mask(NUM_FRAMES), truth(), strict=True):
+        assert (found ^ expected).mean() < 0.005
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+@pytest.mark.parametrize("kind", ["grey", "alpha"])
+def test_avif(source_video: Path, tmp_path: Path, kind: str) -> None:
+    shape = picture(grey()[0]).convert("RGB") if kind == "grey" else picture(rgba(BLACK)[0])
+    shape.save(tmp_path / "m.avif", quality=90)
+    source = Source.open(source_video, tmp_path / "m.avif")
+    wanted = "grey levels" if kind == "grey" else "shape in the alpha channel"
+    assert wanted in dict(examined(source).rows())["mask"]
+    for found in source.every_mask(NUM_FRAMES):
+        assert (found ^ truth()[0]).mean() < 0.005
+
+
+def test_pages_of_a_tiff_are_refused(source_video: Path, tmp_path: Path) -> None:
+    first, *rest = (picture(each) for each in grey())
+    first.save(tmp_path / "m.tif", save_all=True, append_images=rest)
+    with pytest.raises(VideoError, match="holds 9 pictures in one TIFF; save them as PNG files in a folder"):
+        Source.open(source_video, tmp_path / "m.tif")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from video_files import ffmpeg
 
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.hdr import from_sdr, to_sdr
+from hetcache.media.header import parse_header
 from hetcache.media.options import InputOptions
 from hetcache.media.probe import probe, scanned, truncation
 from hetcache.media.read import read_frames
+from hetcache.media.result import look_of, notes_of
 from hetcache.media.source import Source
 
 SIZE = (96, 128)
@@ -149,3 +152,81 @@ def test_an_image_may_be_outpainted(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), (200, 40, 40)).save(tmp_path / "still.png")
     source = Source.open(tmp_path / "still.png", None, InputOptions(outpaint=(16, 0, 0, 0)))
     assert source.timeline(1).rate == 16
+
+
+@pytest.mark.parametrize("pix_fmt", ["gbrp", "bgr0"])
+def test_lossless_keeps_rgb(tmp_path: Path, pix_fmt: str) -> None:
+    video = tmp_path / "source.mkv"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=128x96:r=10:d=0.6,format={pix_fmt}", "-c:v", "ffv1", video)
+    out = delivered(video, 6, MASK, EDIT, feather_px=4, lossless=True)
+    assert stream(out)["pix_fmt"] == "gbrp"
+    before, after = (rgb(path, "bt709", "pc", SIZE, 6) for path in (video, out))
+    keep = outside("yuv444p")[0]
+    assert np.array_equal(before[:, keep], after[:, keep])
+    assert np.array_equal(after[:, MASK], EDIT[:, MASK])
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le"])
+@pytest.mark.parametrize("sides", [(16, 8, 0, 24), (15, 7, 0, 1)])
+def test_lossless_keeps_what_is_widened(tmp_path: Path, pix_fmt: str, sides: tuple[int, int, int, int]) -> None:
+    video, feather_px = made(tmp_path, pix_fmt), 4
+    left, top, right, bottom = sides
+    wide = (SIZE[0] + top + bottom, SIZE[1] + left + right)
+    edited = np.full((6, *wide, 3), (40, 180, 90), np.uint8)
+    options = InputOptions(outpaint=sides)
+    out = delivered(video, 6, None, edited, feather_px, lossless=True, options=options)
+    # Odd offsets lie between two chroma samples: chroma becomes full, luma stays.
+    full = left % 2 or (top % 2 and "420" in pix_fmt)
+    written = pix_fmt.replace("420", "444").replace("422", "444") if full else pix_fmt
+    assert stream(out)["pix_fmt"] == written
+    before, after = raw_planes(video, pix_fmt, SIZE, 6), raw_planes(out, written, wide, 6)
+    planes = (0,) if full else (0, 1, 2)
+    for plane in planes:
+        rows, columns = ((1, 1), (2 if "420" in pix_fmt else 1, 2))[plane > 0]
+        old, new = before[plane], after[plane]
+        inside = np.zeros(SIZE, np.bool_)
+        margin = [0 if side == 0 else feather_px + 2 for side in sides]
+        inside[margin[1] : SIZE[0] - margin[3], margin[0] : SIZE[1] - margin[2]] = True
+        keep = inside[::rows, ::columns]
+        y, x = top // rows, left // columns
+        moved = new[:, y : y + old.shape[1], x : x + old.shape[2]]
+        assert np.array_equal(old[:, keep], moved[:, keep])
+    painted = rgb(out, "bt601", "tv", wide, 6)[:, : max(top - 4, 1), :4].astype(int)
+    assert np.abs(painted - (40, 180, 90)).max() <= 2
+
+
+DISPLAY = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(40000000,50)"
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "bt709"])
+def test_hdr10_metadata_are_kept_with_hdr(tmp_path: Path, transfer: str) -> None:
+    video = tmp_path / "source.mp4"
+    marks = f"setparams=range=tv:colorspace=bt2020nc:color_primaries=bt2020:color_trc={transfer}"
+    params = f"mastering-display={DISPLAY}:cll=1000,400"
+    codec = ["-c:v", "libx264", "-qp", "0", "-x264-params", params]
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=128x96:r=10:d=0.6,format=yuv420p10le,{marks}", *codec, video)
+    info = probe(video)
+    if info.static_hdr is None:
+        pytest.skip("this ffmpeg does not read them")
+    assert info.static_hdr.display is not None
+    assert np.allclose(info.static_hdr.display, (0.708, 0.292, 0.17, 0.797, 0.131, 0.046, 0.3127, 0.329, 0.005, 4000))
+    out = delivered(video, 6, MASK, read_frames(video))
+    said = notes_of(Source.open(video, tmp_path / "mask.png"), look_of(Source.open(video, tmp_path / "mask.png"), 6))
+    note = next(line for line in said if "HDR10 metadata" in line)
+    # In the bytes of the stream, whose escapes go first: numbers of 16 and 32 bit.
+    data = out.read_bytes().replace(b"\0\0\3", b"\0\0")
+    places = struct.pack(">8H2I", 8500, 39850, 6550, 2300, 35400, 14600, 15635, 16450, 40000000, 50)
+    carried = transfer == "smpte2084"
+    assert (places in data) == carried == (b"\x90\x04" + struct.pack(">2H", 1000, 400) in data)
+    assert note.endswith("kept" if carried else "left out, because the output is not HDR")
+
+
+def test_dolby_vision_of_its_own_colours_is_refused(tmp_path: Path) -> None:
+    text = """Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'v.mp4':
+  Stream #0:0[0x1](und): Video: hevc (Main 10) (dvh1 / 0x31687664), yuv420p10le(pc), 3840x2160, 24 fps, 24 tbr
+    Side data:
+      DOVI configuration record: version: 1.0, profile: {}, level: 6, rpu flag: 1, el flag: 0, bl flag: 1, {}
+"""
+    with pytest.raises(VideoError, match=r"Dolby Vision's own \(profile 5\) .* export it as HDR10"):
+        parse_header(text.format(5, "compatibility id: 0"), tmp_path / "v.mp4")
+    assert parse_header(text.format(8, "compatibility id: 1"), tmp_path / "v.mp4").width == 3840

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from bad_media import good
 
+from hetcache.cli import parse
 from hetcache.modes import MODES
 from hetcache.run import job
-from hetcache.run.command import main
+from hetcache.run.command import installed, main
 from hetcache.run.options import Output, Request
 from hetcache.run.output import Outputs, sole_run
 
@@ -90,6 +91,43 @@ def test_a_json_file_of_somebody_else_is_not_overwritten(
     assert "output out.json: is not a record of this tool and would be lost; move it away or choose" in line
     assert (folder / "out.json").read_bytes() == text
     assert (folder / "out.mp4").read_bytes() == b"an earlier result"
+
+
+def test_a_page_of_somebody_else_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "out.html").write_text("<!doctype html><title>mine</title>")
+    assert main([*SMALL, "--output", "out.mp4", "--report"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "output out.html: is not a page of this tool and would be lost; move it away or choose" in line
+    assert "mine" in (folder / "out.html").read_text()
+    assert main([*SMALL, "--output", "other.mp4", "--report"]) == 0
+    assert main([*SMALL, "--output", "other.mp4", "--report"]) == 0
+
+
+def test_the_installed_command_goes_by_its_name(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hetcache", "--video", "none.mp4", "--mask", "m.mp4"])
+    assert installed() == 2
+    assert capsys.readouterr().err.startswith("hetcache: error: video none.mp4: no such file")
+    monkeypatch.setattr(sys, "argv", ["hetcache", "--help"])
+    with pytest.raises(SystemExit):
+        installed()
+    shown = capsys.readouterr().out
+    assert "usage: hetcache " in shown and "\n  hetcache --mode hetcache --compare" in shown
+    assert "inference.py" not in shown
+    assert parse(["--seed", "3"], program="hetcache").command == "hetcache --seed 3"
+    assert parse(["--seed", "3"]).command == "python inference.py --seed 3"
+
+
+def test_probe_as_json_has_the_names_of_a_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--output", "out.mp4"]) == 0
+    record = json.loads((folder / "out.json").read_text())
+    capsys.readouterr()
+    assert main(["--probe", "v.mp4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"file": "v.mp4", "source": {k: v for k, v in record["source"].items() if k != "notes"}}
+    assert main(["--json"]) == 2
+    assert "--json is how --probe FILE prints" in capsys.readouterr().err
 
 
 def test_an_earlier_record_is_replaced(folder: Path) -> None:
