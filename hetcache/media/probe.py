@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -179,7 +179,8 @@ def probe_facts(info: VideoInfo) -> dict[str, Any]:
             "range": info.colour.range,
             "assumed": list(info.colour.assumed),
         },
-        "hdr": None if info.static_hdr is None else asdict(info.static_hdr),
+        "hdr_display": None if info.static_hdr is None else info.static_hdr.display,
+        "hdr_light": None if info.static_hdr is None else info.static_hdr.light,
         "start_s": float(info.start_s),
         "audio": info.audio_codec,
         "audio_start_s": None if info.audio_start_s is None else float(info.audio_start_s),
