@@ -23,10 +23,7 @@ from hetcache.core.vocabulary import Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
 from hetcache.models import ModelInfo, model_info
-from hetcache.models.backend import EditResult, LoadOptions, model_input
-
-# Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.
-VAE_BYTES_PER_PIXEL = 12 * 1024
+from hetcache.models.backend import EditResult, LoadOptions, model_input, must_tile
 
 
 class WanPipeline:
@@ -46,14 +43,6 @@ class WanPipeline:
         scheduler.set_timesteps(settings.num_steps, shift=settings.sigma_shift)
         self.pipe.load_models_to_device(self.pipe.in_iteration_models)
         return static_schedule(self.pipe, scheduler.timesteps)
-
-    def must_tile(self, choice: str, height: int, width: int) -> bool:
-        if choice != "auto":
-            return choice == "on"
-        if not self.device.startswith("cuda"):
-            return False
-        free_bytes, _ = torch.cuda.mem_get_info(self.device)
-        return height * width * VAE_BYTES_PER_PIXEL > free_bytes
 
     def edit(
         self, clip: Clip, make_manager: ManagerFactory, settings: EditSettings, observer: Observer | None = None
@@ -121,7 +110,7 @@ def run_edit(
             cfg_scale=settings.cfg_scale,
             sigma_shift=settings.sigma_shift,
             seed=settings.seed,
-            tiled=pipeline.must_tile(settings.vae_tiling, height, width),
+            tiled=must_tile(settings.vae_tiling, height, width, pipeline.device),
             progress_bar_cmd=session.steps,
         )
     frames = np.stack([np.asarray(image) for image in images])

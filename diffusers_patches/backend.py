@@ -25,10 +25,8 @@ from hetcache.core.vocabulary import Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
 from hetcache.models import DIFFUSERS, ModelInfo, model_info
-from hetcache.models.backend import EditResult, LoadOptions, model_input
+from hetcache.models.backend import EditResult, LoadOptions, model_input, must_tile
 
-# As for DiffSynth's copy of the same autoencoder: four frames of its widest full-resolution layer, with its copies.
-VAE_BYTES_PER_PIXEL = 12 * 1024
 PROMPT_LEN = 512
 """Tokens that the pipelines pad every prompt to."""
 
@@ -53,14 +51,6 @@ class WanPipeline:
         )
         return schedule
 
-    def must_tile(self, choice: str, height: int, width: int) -> bool:
-        if choice != "auto":
-            return choice == "on"
-        if not self.device.startswith("cuda"):
-            return False
-        free_bytes, _ = torch.cuda.mem_get_info(self.device)
-        return height * width * VAE_BYTES_PER_PIXEL > free_bytes
-
     def edit(
         self, clip: Clip, make_manager: ManagerFactory, settings: EditSettings, observer: Observer | None = None
     ) -> EditResult:
@@ -72,8 +62,8 @@ class WanPipeline:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         pipe.scheduler = loader.shifted(pipe.scheduler, settings.sigma_shift)
-        tile = pipe.vae.enable_tiling if self.must_tile(settings.vae_tiling, height, width) else pipe.vae.disable_tiling
-        tile()
+        tiled = must_tile(settings.vae_tiling, height, width, self.device)
+        (pipe.vae.enable_tiling if tiled else pipe.vae.disable_tiling)()
         with apply.patched(pipe, session) as (expert, *_):
             (frames,) = pipe(
                 prompt=settings.prompt,

@@ -33,6 +33,9 @@ BACKENDS: dict[str, str] = {
     "diffusers": "diffusers_patches.backend:BACKEND",
 }
 
+# Estimate for Wan's VAE: four frames of the decoder's widest full-resolution layer, in bf16, with its copies.
+VAE_BYTES_PER_PIXEL = 12 * 1024
+
 
 @dataclass(frozen=True)
 class EditResult:
@@ -71,10 +74,6 @@ class Pipeline(Protocol):
 
     def schedule(self, settings: EditSettings) -> Schedule:
         """The timesteps of an edit with their static signals, without running a step."""
-        ...
-
-    def must_tile(self, choice: str, height: int, width: int) -> bool:
-        """Whether the autoencoder works in tiles at this size: as asked (`on`, `off`), or `auto` by free memory."""
         ...
 
     def edit(
@@ -120,6 +119,16 @@ def model_input(clip: Clip, info: ModelInfo, settings: EditSettings) -> NDArray[
     if fill == "propagate":
         return propagate_fill(clip.frames_THWC, clip.mask_THW).frames_THWC
     return fill_under_mask(clip.frames_THWC, clip.mask_THW, fill)
+
+
+def must_tile(choice: str, height: int, width: int, device: str) -> bool:
+    """Whether Wan's autoencoder works in tiles at this size: as asked (`on`, `off`), or `auto` by free memory."""
+    if choice != "auto":
+        return choice == "on"
+    if not device.startswith("cuda"):
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return height * width * VAE_BYTES_PER_PIXEL > free_bytes
 
 
 def backend(name: str) -> Backend:

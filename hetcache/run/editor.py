@@ -16,7 +16,7 @@ from hetcache.core.session import now_ms
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
-from hetcache.models.backend import EditResult, LoadOptions, Pipeline, backend
+from hetcache.models.backend import EditResult, LoadOptions, Pipeline, backend, must_tile
 from hetcache.modes.budget import GIB, fit_to_budget
 from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
@@ -55,7 +55,7 @@ class Editor:
             self._has_retried = True
         if self._pipeline is None:
             self._make_room()
-        self._tiled = self._tiled or self.pipeline.must_tile(job.settings.vae_tiling, *job.clip.size)
+        self._tiled = self._tiled or must_tile(job.settings.vae_tiling, *job.clip.size, job.device)
         self.load_s = (now_ms() - start_ms) / 1e3
 
     @property

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from long_runs import NUM_WINDOWS, ROOT, command, edits, make_clip
+from long_runs import NUM_WINDOWS, ROOT, STOPPING, command, edits, make_clip
 
 from hetcache.cli import parse
 from hetcache.files import UserError
@@ -22,36 +22,15 @@ from hetcache.run.studio import Studio
 
 __all__ = ["edits"]
 
-STOPPED = """
-import os, signal, sys, time
+STOPPED = (
+    STOPPING
+    + """
 from pathlib import Path
 from hetcache.media import result
 from hetcache.queue import command, watch
 from hetcache.run import window_store
 
 stage, end, queue = sys.argv[1:]
-calls = {}
-
-def stop():
-    if end == "SIGKILL":
-        os.kill(os.getpid(), signal.SIGKILL)
-    print("stopped here", flush=True)
-    sys.__stdout__.write("stopped here\\n")
-    sys.__stdout__.flush()
-    time.sleep(60)
-
-def at(owner, name, call, after=False):
-    real = getattr(owner, name)
-    def patched(*args, **kwargs):
-        calls[name] = calls.get(name, 0) + 1
-        if calls[name] == call and not after:
-            stop()
-        found = real(*args, **kwargs)
-        if calls[name] == call and after:
-            stop()
-        return found
-    setattr(owner, name, patched)
-
 if stage == "first step":
     at(watch.StepWatch, "__call__", 2)
 elif stage == "second window":
@@ -60,6 +39,7 @@ elif stage == "writing":
     at(result, "_blended", 12)
 sys.exit(command.main(["--queue", queue, "run", "--until-empty"]))
 """
+)
 KEPT = {"first step": 0, "second window": 1, "writing": 3}
 
 
@@ -135,7 +115,9 @@ def test_a_worker_that_is_told_to_stop_puts_its_job_back(number: signal.Signals,
 def test_cancel_ends_within_a_step_and_the_next_job_runs(clip: Path, edits: list[int]) -> None:
     queue = Queue(clip / "queue")
     files = ["--video", str(clip / "v.mp4"), "--mask", str(clip / "m.mp4")]
-    job = queue.add(parse([*files, *"--model tiny --frames 5 --height 48 --width 64 --steps 4000".split()]))
+    job = queue.add(
+        parse([*files, *"--mode baseline --model tiny --frames 5 --height 48 --width 64 --steps 4000".split()])
+    )
     behind = short_job(queue, clip)
     thread = threading.Thread(target=work, args=(queue, True))
     # Signals go to a process's first thread alone.

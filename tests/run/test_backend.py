@@ -45,9 +45,6 @@ class ToyPipeline:
         timesteps = tuple(1000.0 - index for index in range(settings.num_steps))
         return Schedule(timesteps, {"e0": (0.0, *(0.1 for _ in timesteps[1:]))})
 
-    def must_tile(self, choice: str, height: int, width: int) -> bool:
-        return choice == "on"
-
     def edit(self, clip: Clip, make_manager: Any, settings: EditSettings, observer: Any = None) -> EditResult:
         session, frames_THWC = CacheSession(make_manager, observer), clip.frames_THWC.copy()
         session.begin(self.schedule(settings))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, ROOT, command, edits, make_clip, run, saved
+from long_runs import NUM_FRAMES, NUM_WINDOWS, ONE, ROOT, STOPPING, command, edits, make_clip, run, saved
 from video_files import make
 
 from diffsynth_patches import backend
@@ -24,8 +24,9 @@ from hetcache.run import window_store
 
 __all__ = ["edits"]
 
-STOPPED = """
-import os, signal, sys, time
+STOPPED = (
+    STOPPING
+    + """
 import inference
 from hetcache.run import editor
 from hetcache.media import result
@@ -33,26 +34,6 @@ from hetcache.run import window_store
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 stage, end, *flags = sys.argv[1:]
-calls = {}
-
-def stop():
-    if end == "SIGKILL":
-        os.kill(os.getpid(), signal.SIGKILL)
-    print("stopped here", flush=True)
-    time.sleep(60)
-
-def at(owner, name, call, after=False):
-    real = getattr(owner, name)
-    def patched(*args, **kwargs):
-        calls[name] = calls.get(name, 0) + 1
-        if calls[name] == call and not after:
-            stop()
-        result = real(*args, **kwargs)
-        if calls[name] == call and after:
-            stop()
-        return result
-    setattr(owner, name, patched)
-
 if stage == "first step":
     at(editor.StepBar, "observe", 1)
 elif stage == "window saved":
@@ -67,6 +48,7 @@ elif stage == "writing":
     at(result, "_blended", 12)
 sys.exit(inference.main(flags))
 """
+)
 KEPT = {"first step": 0, "window saved": 1, "in a window": 1, "saving frames": 1, "saving facts": 1, "writing": 3}
 
 
