@@ -6,6 +6,7 @@ Gradio lays it out; the stage and the list of jobs are `static/stage.js` and `st
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -94,9 +95,9 @@ class Form:
         with gr.Accordion("Show the command line", open=False, elem_id="command-holder"):
             self.command = gr.Code(
                 "",
-                language="shell",
                 label="The same from a shell",
                 elem_id="command",
+                max_lines=8,
                 wrap_lines=True,
                 interactive=False,
             )
@@ -117,7 +118,8 @@ class Form:
                 self.look, chosen, shown, **quiet
             )
         self.what.input(lambda what: gr.update(visible=what == DESCRIBE), self.what, self.prompt, **quiet)
-        self.speedup.input(lambda: OWN_SPEED, None, self.speed, **quiet)
+        # In the browser alone: an answer of the server would come after the next choice and undo it.
+        self.speedup.input(None, None, self.speed, js=f"() => {json.dumps(OWN_SPEED)}", **quiet)
         self.speedup.input(self.look_at_own_speed, chosen, shown, **quiet)
         added = self.run.click(self.add, chosen, self.note, show_progress="hidden", api_visibility="private")
         added.then(None, None, None, js="() => window.hetcacheJobs && window.hetcacheJobs.look()")
@@ -126,6 +128,7 @@ class Form:
         """The plan, the command line, whether it can be run, the slider at the plan's speed-up, and the lengths; at
         once, and again when the time to expect is measured."""
         session = self._session(request)
+        asked_at = session.looked()
         lengths = _lengths(session)
         asked, why = self._asked(session, values)
         off, on = gr.update(interactive=False), gr.update(interactive=True)
@@ -138,6 +141,10 @@ class Form:
                 outlook = self._planner.outlook(asked, measure)
             except (ValueError, OSError) as error:
                 yield _plan_html(_words(error, session), True), line, off, gr.update(), lengths
+                return
+            if not session.is_newest(asked_at):
+                # Something else was chosen meanwhile: what is shown is its plan. An event must answer something.
+                yield (gr.skip(),) * 5
                 return
             slider = gr.update() if own or outlook.speedup is None else min(round(outlook.speedup, 1), FASTEST)
             yield _outlook_html(outlook), line, on, slider, lengths

@@ -52,6 +52,7 @@ class Session:
         self.clip: OpenClip | None = None
         self.marks = Marks(())
         self.mask = MaskState()
+        self._looks = 0
         self._load()
 
     def state(self) -> dict[str, Any]:
@@ -65,6 +66,15 @@ class Session:
                 "mask": {**mask, "stale": self.mask.state == "ready" and made_of != list(self.marks.values)},
                 "limits": {"mib": self._options.max_mib, "seconds": self._options.max_seconds},
             }
+
+    def looked(self) -> int:
+        """Counts the looks at a plan; returns this one's number, for `is_newest`."""
+        with self._lock:
+            self._looks += 1
+            return self._looks
+
+    def is_newest(self, look: int) -> bool:
+        return self._looks == look
 
     def new_file(self, name: str) -> Path:
         """Where the bytes of a clip that is being opened go."""
