@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline
-from hetcache.files import write_json
+from hetcache.files import UserError, write_json
 from hetcache.metrics.lpips import Lpips, load_lpips
 from scripts.train.captions import caption
 from scripts.train.config import TRAINED
@@ -207,4 +207,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

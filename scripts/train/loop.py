@@ -76,6 +76,8 @@ def train(stage: Stage, options: LoopOptions) -> None:
     ema = Ema(model, options.decay)
     state = _restore(checkpoint, options, model, ema, optimizers)
     first_step = step = state["step"]
+    # The warm-up is for optimisers that know nothing yet.
+    warmup_steps = options.warmup_steps if "optimizers" not in state else 0
     stage.begin((rank, step), ema.module)
     log = RunLog(options.out / f"{stage.name}.jsonl") if rank == 0 else None
     if log:
@@ -90,7 +92,7 @@ def train(stage: Stage, options: LoopOptions) -> None:
         if cooling and not steady_saved and rank == 0:
             _save(checkpoint_steady(checkpoint), model, ema, optimizers, step, clock.used_s, cooled=False)
             steady_saved = True
-        factor = schedule(progress, step - first_step, options.warmup_steps, options.cooldown)
+        factor = schedule(progress, step - first_step, warmup_steps, options.cooldown)
         _set_rates(optimizers, options, factor)
         loss, figures = stage.loss(progress)
         loss.backward()
@@ -173,7 +175,7 @@ def _restore(
     """Loads the checkpoint into everything; step 0 when there is none.
 
     A run that was cooled down and is given more minutes goes on from its steady state. A state without optimisers
-    (`state.unpack_parts`) leaves them new: the warm-up is for them.
+    (`state.read_parts`) leaves them new: the warm-up is for them.
     """
     if not checkpoint.exists():
         return {"step": 0, "used_s": 0.0}

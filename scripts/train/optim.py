@@ -137,7 +137,7 @@ class Clock:
 
 
 def schedule(progress: float, steps_since_start: int, warmup_steps: int, cooldown: float) -> float:
-    """Learning-rate factor: a warm-up after every start, flat, and linear to 2 % over the last `cooldown` share."""
+    """Learning-rate factor: a warm-up after the start, flat, and linear to 2 % over the last `cooldown` share."""
     warm = min(1.0, (steps_since_start + 1) / max(warmup_steps, 1))
     cool = min(1.0, (1 - progress) / cooldown) if cooldown else 1.0
     return max(0.02, warm * cool)

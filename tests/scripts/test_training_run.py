@@ -13,7 +13,7 @@ import torch
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline, read_config
 from hetcache.files import EMBEDDED_WEIGHTS
 from hetcache.media.write import write_video
-from scripts.train import autoencoder, carve, fills
+from scripts.train import autoencoder, carve, fills, loop
 from scripts.train.__main__ import main
 from scripts.train.ahead import Ahead
 from scripts.train.arrays import HELD_OUT, pack, prepare
@@ -257,6 +257,18 @@ def test_a_stage_goes_on_in_calls_that_know_only_parts(data, tmp_path, quick):
     before = steps(tmp_path / "b" / "ae.pt")
     run("ae", data, tmp_path / "b", minutes=0.02)
     assert steps(tmp_path / "b" / "ae.pt") > before == steps(tmp_path / "a" / "ae.pt")
+
+
+def test_known_optimisers_go_on_at_the_full_rate_and_new_ones_warm_up(data, tmp_path, quick, monkeypatch):
+    rates = []
+    monkeypatch.setattr(loop, "_set_rates", lambda optimizers, options, factor: rates.append(factor))
+    flags = ["--minutes", "60", "--session-minutes", "0.005", "--perceptual", "0", "--small"]
+    for _ in range(2):
+        rates.append(None)
+        main(["ae", "--data", str(data), "--out", str(tmp_path), *flags])
+    first, second = rates[1 : rates.index(None, 1)], rates[rates.index(None, 1) + 1 :]
+    assert first[0] < 0.1
+    assert set(second) == {1.0}
 
 
 def test_a_call_ends_after_its_own_minutes(data, tmp_path, quick):
