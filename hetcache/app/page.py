@@ -6,7 +6,6 @@ Gradio lays it out; the stage and the list of jobs are `static/stage.js` and `st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -30,6 +29,7 @@ from hetcache.app.choice import (
 )
 from hetcache.app.planner import Outlook, Planner
 from hetcache.app.sessions import Session, Sessions
+from hetcache.files import to_json
 from hetcache.queue.store import Queue
 from hetcache.run.options import Request
 
@@ -119,7 +119,7 @@ class Form:
             )
         self.what.input(lambda what: gr.update(visible=what == DESCRIBE), self.what, self.prompt, **quiet)
         # In the browser alone: an answer of the server would come after the next choice and undo it.
-        self.speedup.input(None, None, self.speed, js=f"() => {json.dumps(OWN_SPEED)}", **quiet)
+        self.speedup.input(None, None, self.speed, js=f"() => {to_json(OWN_SPEED, indent=None)}", **quiet)
         self.speedup.input(self.look_at_own_speed, chosen, shown, **quiet)
         added = self.run.click(self.add, chosen, self.note, show_progress="hidden", api_visibility="private")
         added.then(None, None, None, js="() => window.hetcacheJobs && window.hetcacheJobs.look()")

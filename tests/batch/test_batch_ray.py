@@ -19,7 +19,7 @@ pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="kills process groups")]
 # Ray's workers give way to everything else on a machine, unless they are told not to.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
-LONG = 120
+LONG = 400
 
 
 class Node:
@@ -95,9 +95,10 @@ def cluster(folder: Path) -> Iterator[tuple[str, list[Node]]]:
 
 def test_a_batch_survives_the_loss_of_a_node(folder: Path, cluster: tuple[str, list[Node]]) -> None:
     address, (_, *nodes) = cluster
-    steps = {"a": 2, "b": 2, "long0": LONG, "long1": LONG, "c": 2}
-    lines = ["video,mask,output,steps,seed", "gone.mp4,m.mp4,missing,2,0"]
+    steps = {"long0": LONG, "long1": LONG, "a": 2, "b": 2, "c": 2}  # first, so that both nodes have one at once
+    lines = ["video,mask,output,steps,seed"]
     lines += [f"v{i % 2}.mp4,m.mp4,{name},{count},{i}" for i, (name, count) in enumerate(steps.items())]
+    lines += ["gone.mp4,m.mp4,missing,2,0"]
     jobs, out = folder / "jobs.csv", folder / "out"
     jobs.write_text("\n".join(lines) + "\n")
     batch = start(jobs, out, "--ray", address, "--workers", "2")
