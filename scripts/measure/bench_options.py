@@ -39,7 +39,7 @@ from hetcache.models import MODELS
 from hetcache.models.backend import LoadOptions, backend
 from hetcache.modes import MODES
 from scripts.measure.bench_step import StepBench, build_model, grid_of, inputs_of
-from scripts.measure.shared import add_cpu_time_flag, add_device_flags, write_results
+from scripts.measure.shared import add_cpu_time_flag, add_device_flags, add_shape_flags, write_results
 
 OPTIONS = ("none", "cfg-batch", "compile", "fast-rope", "cfg-batch compile fast-rope")
 
@@ -130,18 +130,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (
-        ("dim", 1536),
-        ("heads", 12),
-        ("ffn", 8960),
-        ("layers", 2),
-        ("vace-layers", 1),
-        ("tokens", 1560),
-        ("text-len", 512),
-        ("text-dim", 4096),
-        ("repeats", 5),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add_shape_flags(parser, 2, 1, tokens=1560, repeats=5)
     parser.add_argument("--example", choices=[name for name, mode in MODES.items() if mode.plan is not None])
     parser.add_argument("--frames", type=int, default=17, help="with --example")
     parser.add_argument("--steps", type=int, default=50, help="with --example")

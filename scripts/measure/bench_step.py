@@ -31,7 +31,7 @@ from hetcache.core.vocabulary import Branch, Compute, Grid, Schedule, Step
 from hetcache.method.hetcache import HetCacheConfig
 from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
-from scripts.measure.shared import add_device_flags, write_results
+from scripts.measure.shared import add_device_flags, add_shape_flags, write_results
 
 
 def build_model(args: argparse.Namespace) -> SimpleNamespace:
@@ -183,18 +183,7 @@ def measure(model: SimpleNamespace, args: argparse.Namespace) -> list[dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (
-        ("dim", 1536),
-        ("heads", 12),
-        ("ffn", 8960),
-        ("layers", 2),
-        ("vace-layers", 1),
-        ("tokens", 3120),
-        ("text-len", 512),
-        ("text-dim", 4096),
-        ("repeats", 5),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add_shape_flags(parser, 2, 1, tokens=3120, repeats=5)
     parser.add_argument("--active", type=float, nargs="+", default=[0.15, 0.3, 0.5])
     parser.add_argument("--partial-vace", choices=("rows", "hints"), default="rows")
     parser.add_argument("--context-kv", choices=("cached", "sampled"), default="cached")

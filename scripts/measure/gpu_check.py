@@ -31,7 +31,7 @@ from hetcache.files import write_json
 from hetcache.modes import MODES
 from scripts.measure.bench_options import compare_options, table
 from scripts.measure.bench_step import StepBench, build_model, inputs_of, timed
-from scripts.measure.shared import command_line
+from scripts.measure.shared import add_shape_flags, command_line
 
 
 def matmul_ceiling_tflops(device: str, dtype: torch.dtype, size: int, repeats: int = 20) -> float:
@@ -114,20 +114,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (
-        ("dim", 1536),
-        ("heads", 12),
-        ("ffn", 8960),
-        ("layers", 30),
-        ("vace-layers", 15),
-        ("text-len", 512),
-        ("text-dim", 4096),
-        ("height", 480),
-        ("width", 832),
-        ("repeats", 3),
-        ("matmul", 8192),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add_shape_flags(parser, 30, 15, height=480, width=832, repeats=3, matmul=8192)
     parser.add_argument("--frames", type=int, nargs="+", default=[33, 81])
     parser.add_argument("--active", type=float, default=0.3, help="|A|/N of the partial step")
     parser.add_argument("--partial-vace", choices=("rows", "hints"), default="rows")

@@ -24,6 +24,7 @@ from hetcache.core.ranks import Team
 from hetcache.core.vocabulary import Compute
 from hetcache.files import write_json
 from scripts.measure.bench_step import StepBench, build_model, grid_of, inputs_of
+from scripts.measure.shared import add_shape_flags
 
 
 def medians(bench: StepBench, repeats: int) -> tuple[dict[Compute, float], dict[Compute, torch.Tensor]]:
@@ -61,18 +62,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (
-        ("dim", 1536),
-        ("heads", 12),
-        ("ffn", 8960),
-        ("layers", 30),
-        ("vace-layers", 15),
-        ("tokens", 32760),
-        ("text-len", 512),
-        ("text-dim", 4096),
-        ("repeats", 3),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add_shape_flags(parser, 30, 15, tokens=32760, repeats=3)
     parser.add_argument("--kind", choices=("cfg", "sp", "cfg+sp"), default="cfg")
     parser.add_argument("--active", type=float, default=0.3, help="|A|/N of the partial step")
     parser.add_argument("--context-kv", choices=("cached", "sampled"), default="cached")

@@ -14,6 +14,13 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32")
 
 
+def add_shape_flags(parser: argparse.ArgumentParser, layers: int, vace_layers: int, **more: int) -> None:
+    """Whole-number flags: the dimensions of Wan2.1-VACE-1.3B with that many blocks, and `more` with their defaults."""
+    shape = {"dim": 1536, "heads": 12, "ffn": 8960, "layers": layers, "vace_layers": vace_layers}
+    for name, default in {**shape, "text_len": 512, "text_dim": 4096, **more}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+
+
 def add_cpu_time_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpu-time",
