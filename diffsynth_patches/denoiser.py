@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from diffsynth.core.vram.layers import AutoWrappedLinear
 from diffsynth.models.wan_video_dit import rope_apply, sinusoidal_embedding_1d
 from einops import rearrange
 
@@ -28,7 +30,7 @@ class WanDenoiser:
 
     def __init__(self, pipe: Any, fast_rope: bool = False, regions: Regions = EAGER) -> None:
         self._dit, self._vace = pipe.dit, pipe.vace
-        self._dtype, self._device = pipe.torch_dtype, pipe.device
+        self._device = pipe.device
         self._fast_rope = fast_rope
         self._regions = regions
         self.num_layers = len(self._dit.blocks)
@@ -40,10 +42,11 @@ class WanDenoiser:
         return model_shape(self._dit, vace, call.context.shape[1])
 
     def signals(self, timesteps: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`e` is the timestep embedding [T, D], `e0` the projected modulation [T, 6 D]."""
-        cast = timesteps.to(dtype=self._dtype, device=self._device)
-        e_TD = self._dit.time_embedding(sinusoidal_embedding_1d(self._dit.freq_dim, cast))
-        return {"e": e_TD.float(), "e0": self._dit.time_projection(e_TD).float()}
+        """`e` is the timestep embedding [T, D], `e0` the projected modulation [T, 6 D], in float32 as TeaCache's
+        authors compute them, whatever the pipeline's dtype: bfloat16 knows no timestep between 992 and 996."""
+        exact = timesteps.to(dtype=torch.float32, device=self._device)
+        e_TD = in_float32(self._dit.time_embedding, sinusoidal_embedding_1d(self._dit.freq_dim, exact))
+        return {"e": e_TD, "e0": in_float32(self._dit.time_projection, e_TD)}
 
     def embed_text(self, call: Call) -> torch.Tensor:
         context_BLD: torch.Tensor = self._dit.text_embedding(call.context)
@@ -121,6 +124,22 @@ class WanDenoiser:
         """What the first block adds to the tokens; not metered."""
         ops = DiTBlockOps(computable(self._dit.blocks[0]), "dit", 0, 1, replace(inputs, meter=WorkMeter()))
         return ops.full(hidden.x_BND).float() - hidden.x_BND.float()
+
+
+def in_float32(layers: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """`layers(x)` in float32, without a change of the layers. A quantised layer computes as it does, in its dtype."""
+    layer: Any
+    for layer in layers:
+        if type(layer) is AutoWrappedLinear and not layer.lora_A_weights:
+            weight, bias = layer.computation()
+        elif type(layer) is torch.nn.Linear:
+            weight, bias = layer.weight, layer.bias
+        else:
+            own = next(layer.parameters(), x).dtype
+            x = layer(x.to(own) if own.is_floating_point else x).float()
+            continue
+        x = F.linear(x, weight.float(), None if bias is None else bias.float())
+    return x
 
 
 def static_schedule(pipe: Any, timesteps: torch.Tensor) -> Schedule:

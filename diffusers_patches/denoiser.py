@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from diffusers_patches.block import BlockInputs, Rope, WanBlockOps
 from diffusers_patches.hooks import entered
@@ -33,9 +34,13 @@ class WanDenoiser:
         return model_shape(self._model, call.context.shape[1], call.image_context, call.condition is not None)
 
     def signals(self, timesteps: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`e` is the timestep embedding [T, D], `e0` the projected modulation [T, 6 D]."""
-        e_TD, e0_T6D = self._time(timesteps, self._model.dtype)
-        return {"e": e_TD.float(), "e0": e0_T6D.float()}
+        """`e` is the timestep embedding [T, D], `e0` the projected modulation [T, 6 D], in float32 whatever the model's
+        dtype, as TeaCache's authors compute them."""
+        embedder = self._model.condition_embedder
+        time = embedder.time_embedder
+        e_TD = linear_float32(time.linear_1, embedder.timesteps_proj(timesteps.float()))
+        e_TD = linear_float32(time.linear_2, time.act(e_TD))
+        return {"e": e_TD, "e0": linear_float32(embedder.time_proj, embedder.act_fn(e_TD))}
 
     def embed_text(self, call: Call) -> torch.Tensor:
         embedder = self._model.condition_embedder
@@ -102,6 +107,18 @@ class WanDenoiser:
             projected = projected.to(own)
         t_BD = embedder.time_embedder(projected).to(dtype)
         return t_BD, embedder.time_proj(embedder.act_fn(t_BD))
+
+
+def linear_float32(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """`layer(x)` in float32, without a change of the layer. One that is quantised or carries an adapter computes as it
+    does, in its dtype."""
+    if type(layer) is not torch.nn.Linear:
+        own = next(layer.parameters(), x).dtype
+        out: torch.Tensor = layer(x.to(own) if own.is_floating_point else x)
+        return out.float()
+    with entered(layer):
+        weight, bias = layer.weight, layer.bias
+        return F.linear(x.to(weight.device), weight.float(), None if bias is None else bias.float())
 
 
 def model_shape(transformer: Any, text_len: int, image: torch.Tensor | None, vace: bool) -> ModelShape:
