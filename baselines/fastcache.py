@@ -114,7 +114,7 @@ class BlockGate(CacheManager):
         self._step, self._count = step, StepCount()
         if step.is_first:
             return Decision(Compute.FULL, "first step")
-        return Decision(Compute.PARTIAL, "every block decides")
+        return Decision(Compute.BLOCKS, "every block decides")
 
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
         if decision.compute is Compute.FULL:

@@ -92,7 +92,7 @@ def plan_pab(schedule: Schedule, config: PabConfig) -> list[Decision]:
         cached = frozenset(name for name, reach in config.ranges.items() if inside and count % reach)
         if cached:
             reason = "broadcast " + ", ".join(name for name in config.ranges if name in cached)
-            decisions.append(Decision(Compute.PARTIAL, reason, cached_sublayers=cached))
+            decisions.append(Decision(Compute.BLOCKS, reason, cached_sublayers=cached))
         else:
             decisions.append(Decision(Compute.FULL, "computed in the window" if inside else "outside the window"))
         count += 1

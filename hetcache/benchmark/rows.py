@@ -64,8 +64,8 @@ def _work(runs: list[tuple[Cell, Record]], plan: Plan, store: Store) -> Row:
     return {
         "decisions": letters[0],
         **{
-            name: statistics.fmean(word.count(letter) for word in letters)
-            for name, letter in (("full", "F"), ("partial", "P"), ("reuse", "R"))
+            name: statistics.fmean(sum(map(word.count, of)) for word in letters)
+            for name, of in (("full", "F"), ("partial", "PB"), ("reuse", "R"))
         },
         "pflops": run / len(records) / 1e15,
         "flops_ratio": uncached / run if run else None,

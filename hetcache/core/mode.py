@@ -122,11 +122,11 @@ class Mode:
     `cache(config, context)` makes the managers of one video, `(decider, branch) -> CacheManager`.
 
     `dial` is what `--target-speedup` turns. `partial_flops(decision, config, context, shape, num_tokens)` is what a
-    planned PARTIAL step costs. `cache_bytes(config, shape, num_tokens, bytes_per_value)` is what a branch will keep,
-    in the modes that can make do with less: `lighter(config)` lists (what is given up, the config without it), the
-    mildest first. `margin_width(config)` is the width of the margin class in tokens, None for the grid's default;
-    `needs_mask` says that nothing can be decided without those classes, but for configs that are `maskless`;
-    `vace_on_reuse(config)` that the VACE blocks run on reused steps too.
+    planned PARTIAL or BLOCKS step costs. `cache_bytes(config, shape, num_tokens, bytes_per_value)` is what a branch
+    will keep, in the modes that can make do with less: `lighter(config)` lists (what is given up, the config without
+    it), the mildest first. `margin_width(config)` is the width of the margin class in tokens, None for
+    the grid's default; `needs_mask` says that nothing can be decided without those classes, but for configs that are
+    `maskless`; `vace_on_reuse(config)` that the VACE blocks run on reused steps too.
     """
 
     name: str

@@ -33,7 +33,7 @@ class StackResidual(CacheManager):
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
         return self._decider.run_block(self._branch, ops, x_BND, decision)
 
-    def reuse(self, hidden: Hidden) -> torch.Tensor:
+    def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
         if self.reuse_level == "velocity":
             return hidden.latents_BCFHW + self.store.get(*OFFSET)
         return hidden.x_BND + self.store.get(*RESIDUAL)

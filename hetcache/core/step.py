@@ -2,7 +2,7 @@
 
 For every pipeline library: an adapter gives a `Denoiser` and turns its library's call into a `Call`. A mode without a
 cache reproduces the library's own function bit for bit. The decision comes before the VACE blocks, which other caches
-run on reused steps too: a third of a step.
+run on reused steps too: a third of a step. What a computed step runs, and how far, is the manager's `run_stack`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from hetcache.core.flops import (
     ModelShape,
     WorkMeter,
     full_step_flops,
-    linear_flops,
     outside_flops,
     text_flops,
     vace_embedding_flops,
@@ -28,6 +27,7 @@ from hetcache.core.guidance import Computed, GuidancePair, RankedGuidance
 from hetcache.core.session import CacheSession
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Grid, Hidden, Schedule, Step
+from hetcache.core.walk import StackWalk
 from hetcache.files import UserError
 
 
@@ -77,12 +77,11 @@ class CachedForward:
         if decision.compute is Compute.REUSE:
             if manager.vace_on_reuse and call.condition is not None:
                 # The result is dropped, so the blocks run plainly and the mode's cache does not see them.
-                inputs = self._inputs(hidden, decision, meter)
-                self._run_vace(CacheManager(), call, hidden, inputs.select(hidden.x_BND), decision, inputs)
-            reused = manager.reuse(hidden)
+                self._walk(CacheManager(), call, hidden, decision, meter).hints()
+            reused = manager.reuse(step, hidden)
             velocity = reused if manager.reuse_level == "velocity" else self._denoiser.head(hidden, reused)
         else:
-            x_BND = self._run_stack(manager, call, hidden, decision, meter)
+            x_BND = self._run_stack(manager, step, call, hidden, decision, meter)
             velocity = self._denoiser.head(hidden, x_BND)
             manager.commit(step, decision, hidden, x_BND, velocity)
             self._session.check_budget()
@@ -130,61 +129,35 @@ class CachedForward:
         share = self._ranks.share(num_rows, rows_A, hidden.x_BND.device)
         return inputs if share is None else replace(inputs.at(share.mine), share=share)
 
-    def _run_stack(
+    def _walk(
         self, manager: CacheManager, call: Call, hidden: Hidden, decision: Decision, meter: WorkMeter
+    ) -> StackWalk:
+        def embed_condition() -> torch.Tensor:
+            return self._embed_condition(call, hidden, meter)
+
+        return StackWalk(
+            self._denoiser,
+            manager,
+            call,
+            hidden,
+            decision,
+            self._inputs(hidden, decision, meter),
+            None if call.condition is None else embed_condition,
+            self._session.check_budget,
+        )
+
+    def _run_stack(
+        self, manager: CacheManager, step: Step, call: Call, hidden: Hidden, decision: Decision, meter: WorkMeter
     ) -> torch.Tensor:
-        denoiser, inputs = self._denoiser, self._inputs(hidden, decision, meter)
-        share, x = inputs.share, inputs.select(hidden.x_BND)
+        walk = self._walk(manager, call, hidden, decision, meter)
+        share = walk.inputs.share
         if share is not None and not manager.splits_rows:
             raise UserError(
                 f"--parallel {self._ranks.kind}: this mode's blocks choose rows of their own, which cannot be shared "
                 "out among processes; use --parallel cfg, or another --mode"
             )
-        hints = None
-        if call.condition is not None:
-            hints = manager.hints(hidden, decision)
-            if hints is None:
-                hints = self._run_vace(manager, call, hidden, x, decision, inputs)
-                if manager.keeps_hints and share is not None:
-                    manager.keep_hints([share.all_rows(hint) for hint in hints], decision)
-                else:
-                    manager.keep_hints(hints, decision)
-            elif share is not None:
-                hints = [hint.index_select(1, share.mine) for hint in hints]
-        for layer in range(denoiser.num_layers):
-            with denoiser.block("dit", layer, inputs) as ops:
-                x = manager.run_block(ops, x, decision)
-            self._session.check_budget()
-            if hints is not None and layer in denoiser.hint_after:
-                hint = denoiser.hint_after[layer]
-                x = x + hints[hint] * call.scales[hint]
-        return manager.merge(hidden, x if share is None else share.all_rows(x), decision)
-
-    def _run_vace(
-        self,
-        manager: CacheManager,
-        call: Call,
-        hidden: Hidden,
-        x_BAD: torch.Tensor,
-        decision: Decision,
-        inputs: BlockInputs,
-    ) -> list[torch.Tensor]:
-        """Hints of the computed rows, one per VACE layer, as a list: DiffSynth restacks all hints at every block, with
-        identical results."""
-        denoiser, meter = self._denoiser, inputs.meter
-        c = inputs.select(self._embed_condition(call, hidden, meter))
-        batch, rows, dim = x_BAD.shape
-        hints: list[torch.Tensor] = []
-        for layer in range(denoiser.num_hints):
-            with denoiser.block("vace", layer, inputs) as ops:
-                if layer == 0:
-                    c = denoiser.before_vace(ops, c, x_BAD)
-                    meter.flops += linear_flops(rows, dim, dim) * batch
-                c = manager.run_block(ops, c, decision)
-                self._session.check_budget()
-                hints.append(denoiser.after_vace(ops, c))
-                meter.flops += linear_flops(rows, dim, dim) * batch
-        return hints
+        x_BAD = manager.run_stack(walk, step, hidden, decision)
+        return manager.merge(step, hidden, x_BAD if share is None else share.all_rows(x_BAD), decision)
 
     def _record(self, step: Step, branch: Branch, done: Computed) -> None:
         decision, meter = done.decision, done.meter

@@ -23,10 +23,15 @@ class Branch(enum.Enum):
 
 
 class Compute(enum.Enum):
-    """How much of a denoising step is computed. The value is its letter in decision strings (`FFRPR...`)."""
+    """How much of a denoising step is computed. The value is its letter in decision strings (`FFRPR...`).
+
+    FULL computes every block for every token, PARTIAL for the tokens of a plan, REUSE none. A step of level BLOCKS
+    takes every token into the stack, where blocks or sub-layers are computed or not.
+    """
 
     FULL = "F"
     PARTIAL = "P"
+    BLOCKS = "B"
     REUSE = "R"
 
 
@@ -116,8 +121,10 @@ class TokenPlan:
 class Decision:
     """What a step computes and why: reuse iff `signal < threshold` for accumulating rules, see each mode.
 
-    PARTIAL with a plan computes the plan's tokens; PARTIAL without one computes all tokens and takes
-    `cached_sublayers` (of `self_attn`, `cross_attn`, `mlp`) from the cache, or lets each block decide.
+    PARTIAL computes the plan's tokens. BLOCKS takes `cached_sublayers` (of `self_attn`, `cross_attn`, `mlp`) from the
+    cache, or lets each block decide. `order` is the order of the forecast of what is not computed and `context_ratio`
+    the share of context tokens that a PARTIAL step computes, where a plan chooses them step by step: None is the
+    config's.
     """
 
     compute: Compute
@@ -126,6 +133,8 @@ class Decision:
     threshold: float | None = None
     plan: TokenPlan | None = None
     cached_sublayers: frozenset[str] = frozenset()
+    order: int | None = None
+    context_ratio: float | None = None
 
 
 class Attention(NamedTuple):
@@ -179,6 +188,38 @@ class BlockOps(Protocol):
         ...
 
 
+class Walk(Protocol):
+    """One computed step on its way through the blocks (`hetcache.core.walk.StackWalk`): `x_BAD` are the tokens before
+    DiT block `layer`, of the rows that are computed here."""
+
+    layer: int
+    x_BAD: torch.Tensor
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def num_vace_layers(self) -> int:
+        """0 in a call without a VACE condition."""
+        ...
+
+    def dit_to(self, layer: int) -> torch.Tensor:
+        """Run up to DiT block `layer`, which is not run: its input, behind the hints of the layers before it."""
+        ...
+
+    def vace_to(self, layer: int) -> torch.Tensor:
+        """Run up to VACE block `layer`, which is not run: its input, at 0 the embedded condition."""
+        ...
+
+    def jump(self, layer: int, x_BAD: torch.Tensor) -> None:
+        """Go on at DiT block `layer` with `x_BAD` as its input; the blocks before it are left out."""
+        ...
+
+    def finish(self) -> torch.Tensor:
+        """Run what is left: the tokens behind the last DiT block."""
+        ...
+
+
 class CacheManager:
     """State and decisions of one mode for one CFG branch of one video. Only `decide` is mandatory.
 
@@ -213,11 +254,16 @@ class CacheManager:
     def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
         """Called with the hints that the VACE blocks have just computed."""
 
-    def merge(self, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
+    def run_stack(self, walk: Walk, step: Step, hidden: Hidden, decision: Decision) -> torch.Tensor:
+        """Hidden states of the computed rows behind the last DiT block. A manager that decides on the way looks at the
+        walk's tokens, leaves blocks out (`jump`) or does not finish, and tells in `outcome` what it did."""
+        return walk.finish()
+
+    def merge(self, step: Step, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
         """Hidden states of all tokens after the stack, from the rows that were computed."""
         return x_BAD
 
-    def reuse(self, hidden: Hidden) -> torch.Tensor:
+    def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} never reuses a step")
 
     def commit(

@@ -197,7 +197,7 @@ class CompactTokens(CacheManager):
             for layer, hint_BND in enumerate(hints):
                 self.store.put("vace", layer, "hint", hint_BND)
 
-    def merge(self, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
+    def merge(self, step: Step, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
         if decision.plan is None:
             return x_BAD
         rows_A = decision.plan.rows_A
@@ -205,7 +205,7 @@ class CompactTokens(CacheManager):
         residual_BND.index_copy_(1, rows_A, x_BAD - hidden.x_BND.index_select(1, rows_A))
         return (hidden.x_BND + residual_BND).index_copy_(1, rows_A, x_BAD)
 
-    def reuse(self, hidden: Hidden) -> torch.Tensor:
+    def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
         if self.config.whole_steps_only:
             return self.store.get(*VELOCITY)
         return hidden.x_BND + self.store.get(*RESIDUAL)

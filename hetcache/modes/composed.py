@@ -15,7 +15,7 @@ from baselines.teacache import TeaCacheConfig
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import ONE_STEP, ManagerFactory, Mode, RunContext
 from hetcache.core.store import RESIDUAL, FeatureStore
-from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step, Walk
 
 if TYPE_CHECKING:
     import torch
@@ -76,13 +76,16 @@ class ComposedManager(CacheManager):
     def keep_hints(self, hints: list[torch.Tensor], decision: Decision) -> None:
         self.base.keep_hints(hints, decision)
 
-    def merge(self, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
-        return self.base.merge(hidden, x_BAD, decision)
+    def run_stack(self, walk: Walk, step: Step, hidden: Hidden, decision: Decision) -> torch.Tensor:
+        return self.base.run_stack(walk, step, hidden, decision)
 
-    def reuse(self, hidden: Hidden) -> torch.Tensor:
+    def merge(self, step: Step, hidden: Hidden, x_BAD: torch.Tensor, decision: Decision) -> torch.Tensor:
+        return self.base.merge(step, hidden, x_BAD, decision)
+
+    def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
         if self._outer_reuses:
             return hidden.x_BND + self.store.get(*RESIDUAL)
-        return self.base.reuse(hidden)
+        return self.base.reuse(step, hidden)
 
     def commit(
         self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor

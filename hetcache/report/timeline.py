@@ -12,7 +12,7 @@ from hetcache.report.text import breakable
 WIDTH, HEIGHT = 1000.0, 40.0
 SLIVER = 0.06
 """The least height of a column: a reused step must be seen, too."""
-NAMES = {"full": "full", "partial": "partial", "reuse": "reused"}
+NAMES = {"full": "full", "partial": "partial", "blocks": "by blocks", "reuse": "reused"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def branch_timelines(name: str, record: Mapping[str, Any]) -> list[Timeline]:
     decisions = {branch: letters for branch, letters in record["decisions"].items() if letters}
     same = len(set(decisions.values())) == 1
     for branch, letters in decisions.items():
-        counts = " ".join(f"{letters.count(letter)}{letter}" for letter in "FPR" if letter in letters)
+        counts = " ".join(f"{letters.count(letter)}{letter}" for letter in "FPBR" if letter in letters)
         own = [step for step in steps if step["branch"] == branch]
         found.append(Timeline(name if same else f"{name} ({branch})", counts, own, full))
         if same:

@@ -36,6 +36,7 @@ from hetcache.core.options import EditSettings
 from hetcache.core.session import now_ms
 from hetcache.core.step import CachedForward
 from hetcache.core.vocabulary import Branch, Compute
+from hetcache.core.walk import StackWalk
 from hetcache.files import DATA, write_json
 from hetcache.media.clip import read_clip
 from hetcache.media.read import probe
@@ -97,7 +98,7 @@ def timed_parts(clock: Clock) -> Iterator[None]:
     parts: list[tuple[Any, str, str]] = [
         *((WanDenoiser, name, OUTSIDE) for name in ("embed_text", "embed", "embed_condition", "rope", "head")),
         (CachedForward, "_run_stack", ROWS),
-        (CachedForward, "_run_vace", VACE),
+        (StackWalk, "vace_to", VACE),
         (TokenSelector, "plan", PLAN),
         (TokenSelector, "observe", PLAN),
         (sys.modules["diffsynth_patches.apply"], "static_schedule", PLAN),

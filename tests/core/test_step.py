@@ -112,13 +112,13 @@ class Planned(CacheManager):
             return Decision(Compute.FULL, "toy")
         return Decision(Compute.PARTIAL, "toy", plan=self.plan) if step.index == 1 else Decision(Compute.REUSE, "toy")
 
-    def merge(self, hidden, x_BAD, decision):
+    def merge(self, step, hidden, x_BAD, decision):
         if decision.plan is not None:
             x_BAD = self.kept.index_copy(1, decision.plan.rows_A, x_BAD)
         self.kept = x_BAD
         return x_BAD
 
-    def reuse(self, hidden):
+    def reuse(self, step, hidden):
         return self.kept
 
 
@@ -181,3 +181,55 @@ def test_the_static_signals_change_relative_to_the_step_before():
     schedule = static_schedule(ToyDenoiser(), torch.tensor([4.0, 2.0, 1.0]))
     assert schedule.timesteps == (4.0, 2.0, 1.0)
     assert schedule.rel_l1 == {"e0": (0.0, 0.5, 0.5)}
+
+
+class Walks(CacheManager):
+    """Every step by `drive`, a function of its walk."""
+
+    def __init__(self, drive):
+        self.drive = drive
+
+    def decide(self, step, hidden):
+        return Decision(Compute.BLOCKS, "toy")
+
+    def run_stack(self, walk, step, hidden, decision):
+        return self.drive(walk)
+
+
+def walked(drive, condition=True):
+    denoiser = ToyDenoiser()
+    outputs, session = run(denoiser, lambda branch, schedule: Walks(drive), condition=condition, num_steps=1)
+    return outputs[0], [call for call in denoiser.calls if call.endswith(" in")], session.trace.records[0]
+
+
+def test_a_walk_in_pieces_is_the_walk_in_one():
+    def in_pieces(walk):
+        assert torch.equal(walk.vace_to(0), torch.ones(1, 6, 1))
+        walk.vace_to(1)
+        walk.vace_to(1)
+        between = walk.dit_to(1)
+        assert walk.layer == 1 and walk.num_layers == 2 and walk.num_vace_layers == 1
+        assert torch.equal(between, torch.full((1, 6, 1), 2.0 + 4.0)), "the first block and its hint, once"
+        return walk.finish()
+
+    whole, in_one, one = walked(lambda walk: walk.finish())
+    pieces, in_many, many = walked(in_pieces)
+    assert whole == pieces == [computed(1.0)] * 6
+    assert sorted(in_one) == sorted(in_many) == ["dit 0 in", "dit 1 in", "vace 0 in"]
+    assert in_one[0] == "vace 0 in", "VACE first, as upstream"
+    assert (one.flops, one.dit_blocks, one.vace_blocks) == (many.flops, many.dit_blocks, many.vace_blocks)
+
+
+def test_a_walk_runs_only_what_is_asked_for():
+    outputs, calls, record = walked(lambda walk: walk.vace_to(1))
+    assert calls == ["vace 0 in"] and outputs == [4.0] * 6
+    assert (record.compute, record.dit_blocks, record.vace_blocks) == (Compute.BLOCKS, 0, 1)
+
+    def skip_the_first(walk):
+        walk.jump(1, walk.x_BAD + 100)
+        return walk.finish()
+
+    outputs, calls, record = walked(skip_the_first)
+    assert calls == ["dit 1 in"] and outputs == [202.0] * 6, "no hint behind the second block, so no VACE"
+    outputs, calls, _ = walked(lambda walk: walk.finish(), condition=False)
+    assert calls == ["dit 0 in", "dit 1 in"] and outputs == [4.0] * 6

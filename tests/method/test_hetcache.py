@@ -65,8 +65,8 @@ def test_a_reused_step_is_input_plus_the_last_residual(pipe, call_kwargs, mask_T
             seen.append(("residual", branch, x_out - hidden.x_BND))
             commit(step, decision, hidden, x_out, velocity)
 
-        def spied_reuse(hidden):
-            x = reuse(hidden)
+        def spied_reuse(step, hidden):
+            x = reuse(step, hidden)
             seen.append(("reused", branch, x - hidden.x_BND))
             return x
 

@@ -68,7 +68,7 @@ def test_pab_broadcasts_as_the_oracle(ranges):
     config = PabConfig(*ranges)
     for i, decision in enumerate(plan_pab(schedule(40), config)):
         assert decision.cached_sublayers == pab_oracle(i, i, config, 40)
-        assert decision.compute is (Compute.PARTIAL if decision.cached_sublayers else Compute.FULL)
+        assert decision.compute is (Compute.BLOCKS if decision.cached_sublayers else Compute.FULL)
 
 
 def broadcast(config):
@@ -270,7 +270,7 @@ def test_fastcache_hit_is_the_input_plus_the_blocks_last_residual():
     assert fast_step(manager, 0, value(100.0))[0] == [200.0] * 6
     y, calls, outcome = fast_step(manager, 1, value(104.0))
     assert y == [204.0] * 6 and calls == []
-    assert outcome.compute is Compute.PARTIAL and outcome.signal == pytest.approx(0.04)
+    assert outcome.compute is Compute.BLOCKS and outcome.signal == pytest.approx(0.04)
     assert outcome.reason.startswith("1 of 1 blocks skipped") and "floor binds" in outcome.reason
     assert outcome.threshold == 0.05
     y, calls, outcome = fast_step(manager, 2, value(208.0))

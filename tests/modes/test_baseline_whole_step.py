@@ -96,11 +96,11 @@ def test_reuse_adds_the_residual_of_the_last_computed_step():
         decision = manager.decide(step, h)
         letters += decision.compute.value
         if decision.compute is Compute.REUSE:
-            assert manager.reuse(h).item() == x + 11.0
+            assert manager.reuse(step, h).item() == x + 11.0
         else:
             manager.commit(step, decision, h, 2 * h.x_BND, h.x_BND)
     assert letters == "FRRF"
-    assert manager.reuse(hidden(1.0)).item() == 8.0
+    assert manager.reuse(step, hidden(1.0)).item() == 8.0
     assert manager.cache_bytes == 4
 
 
@@ -198,7 +198,7 @@ def test_easycache_decides_as_the_oracle_and_the_other_branch_follows(thresh, fi
                 offset = v - h.latents_BCFHW
             else:
                 expected = h.latents_BCFHW + manager.store.get("output", 0, "offset")
-                assert torch.equal(manager.reuse(h), expected)
+                assert torch.equal(manager.reuse(step, h), expected)
         if decision.compute is Compute.FULL:
             assert torch.equal(managers[Branch.UNCOND].store.get("output", 0, "offset"), offset)
     assert letters[Branch.COND] == letters[Branch.UNCOND] == easycache_oracle(xs, vs, thresh, first)
@@ -213,7 +213,7 @@ def test_easycache_reuses_the_output_not_the_tokens():
     assert manager.reuse_level == "velocity"
     step, h = Step(0, 30, 0.0), hidden(5.0, torch.tensor([22.0]))
     manager.commit(step, manager.decide(step, h), h, h.x_BND, torch.tensor([44.0]))
-    assert manager.reuse(hidden(9.0, torch.tensor([30.0]))).item() == 52.0
+    assert manager.reuse(step, hidden(9.0, torch.tensor([30.0]))).item() == 52.0
 
 
 class Counts(CacheManager):
@@ -269,7 +269,7 @@ def test_a_composed_base_counts_only_the_steps_that_run():
     config = composed.config(cache_thresh=0.1, pab_window_start=0.0, pab_window_end=1.0)
     manager = composed.build(config, TOY)(Branch.COND, run)
     decisions = [manager.decide(Step(i, 12, 0.0), hidden(0)) for i in range(12)]
-    assert decision_string(decisions) == "FRPRPRPRPRPP"
+    assert decision_string(decisions) == "FRBRBRBRBRBB"
     broadcasts = ["self_attn" in d.cached_sublayers for d in decisions if d.compute is not Compute.REUSE]
     assert broadcasts == [False, True, False, True, False, True, False]
 

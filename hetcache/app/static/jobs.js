@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const NAMES = { waiting: "waits", running: "runs", done: "done", failed: "failed", cancelled: "cancelled" };
-  const KINDS = { F: "full", P: "partial", R: "reuse" };
+  const KINDS = { F: "full", P: "partial", B: "blocks", R: "reuse" };
   const ACTIONS = { waiting: [["cancel", "Cancel"]], running: [["cancel", "Cancel"]], done: [["remove", "Remove"]], failed: [["again", "Try again"], ["remove", "Remove"]], cancelled: [["again", "Run again"], ["remove", "Remove"]] };
   let root = null, timer = null, shown = null, known = "", finished = new Set(), first = true;
 
