@@ -121,12 +121,13 @@ class Mode:
     `lead(schedule, config, context)`: the content-aware decider of a video, None where this config is planned.
     `cache(config, context)` makes the managers of one video, `(decider, branch) -> CacheManager`.
 
-    `dial` is what `--target-speedup` turns. `partial_flops(decision, config, context, shape, num_tokens)` is what a
-    planned PARTIAL or BLOCKS step costs. `cache_bytes(config, shape, num_tokens, bytes_per_value)` is what a branch
-    will keep, in the modes that can make do with less: `lighter(config)` lists (what is given up, the config without
-    it), the mildest first. `margin_width(config)` is the width of the margin class in tokens, None for
-    the grid's default; `needs_mask` says that nothing can be decided without those classes, but for configs that are
-    `maskless`; `vace_on_reuse(config)` that the VACE blocks run on reused steps too.
+    `dial` is what `--target-speedup` turns; `dial_by_config(config)` another one, where the config asks for it.
+    `partial_flops(decision, config, context, shape, num_tokens)` is what a planned PARTIAL or BLOCKS step costs.
+    `cache_bytes(config, shape, num_tokens, bytes_per_value)` is what a branch will keep, in the modes that can make do
+    with less: `lighter(config)` lists (what is given up, the config without it), the mildest first.
+    `margin_width(config)` is the width of the margin class in tokens, None for the grid's default; `needs_mask` says
+    that nothing can be decided without those classes, but for configs that are `maskless`; `vace_on_reuse(config)` that
+    the VACE blocks run on reused steps too.
     """
 
     name: str
@@ -145,6 +146,10 @@ class Mode:
     maskless: Callable[[Any], bool] = lambda config: False
     vace_on_reuse: Callable[[Any], bool] = lambda config: False
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    dial_by_config: Callable[[Any], Dial | None] = lambda config: None
+
+    def dial_of(self, config: Any) -> Dial | None:
+        return self.dial_by_config(config) or self.dial
 
     def build(self, config: Any, context: RunContext) -> ManagerFactory:
         """The managers of one video. Raises ValueError where the mask or the calibration that it needs is missing:

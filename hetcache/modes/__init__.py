@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from baselines import adacache, baseline, easycache, fastcache, magcache, pab, teacache
+from baselines import adacache, baseline, easycache, fastcache, magcache, pab, taylorseer, teacache
 from hetcache.core.mode import Mode
 from hetcache.method import hetcache
 from hetcache.modes.composed import with_teacache
@@ -29,6 +29,7 @@ MODES: dict[str, Mode] = {
         fastcache.MODE,
         magcache.MODE,
         easycache.MODE,
+        taylorseer.MODE,
         hetcache.MODE,
         with_teacache(pab.MODE),
         with_teacache(adacache.MODE),

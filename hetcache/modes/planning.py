@@ -84,10 +84,10 @@ def find_setting(
     Raises NotPlannable as `plan_run`, and for a mode without a dial; ValueError when no setting reaches it.
     """
     check_plannable(mode, target)
-    assert mode.dial is not None
+    dial = mode.dial_of(config)
+    assert dial is not None
     if not target >= 1.0:
         raise ValueError(f"--target-speedup must be at least 1, not {target}")
-    dial = mode.dial
 
     def at(value: float) -> tuple[Any, RunPlan]:
         changed = replace(config, **{dial.field: value})

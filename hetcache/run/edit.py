@@ -45,8 +45,9 @@ def say_plan(job: Job, config: Any, context: RunContext, editor: Editor) -> Any:
         plan = plan_run(mode, config, context, schedule, shape, branches)
     else:
         config, plan = find_setting(mode, config, target, context, schedule, shape, branches)
-        assert mode.dial is not None
-        name = mode.dial.field
+        dial = mode.dial_of(config)
+        assert dial is not None
+        name = dial.field
         say(f"  {flag_of(config, name)} {getattr(config, name):.6g} reaches --target-speedup {target:g}")
     say(describe_plan(plan, schedule))
     if len(job.windows) > 1:

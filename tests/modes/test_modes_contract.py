@@ -321,6 +321,7 @@ def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, b
         "magcache": tokens,
         "adacache": tokens * (2 if lead else 1),
         "easycache": latents * (4 if lead else 1),
+        "taylorseer": 2 * tokens,
         "pab": 2 * blocks * tokens,
         "pab_teacache": 2 * blocks * tokens + tokens,
         "fastcache": 2 * blocks * tokens,

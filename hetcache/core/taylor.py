@@ -1,0 +1,54 @@
+"""Forecasts of cached tensors by a truncated Taylor series over the steps that were computed (TaylorSeer, arXiv
+2503.06923): at a computed step dF^0 = F and dF^i = (dF^(i-1) - the last step's dF^(i-1)) / distance; k further on the
+forecast is sum_i dF^i k^i / i!.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from hetcache.core.store import FeatureStore, Key
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_ORDER = 2
+
+
+class TaylorSeries:
+    """The series of any number of tensors of one CFG branch, kept in `store` at slots `slot`, `slot.d1`, `slot.d2`: up
+    to `order` + 1 tensors each. Positions are step indices, or any coordinate that only grows or only falls. Order 0 is
+    plain reuse, and a series whose differences are not complete yet is of the order that it has."""
+
+    def __init__(self, store: FeatureStore, order: int) -> None:
+        self._store = store
+        self._order = order
+        self._last: dict[Key, float] = {}
+
+    def put(self, key: Key, position: float, value: torch.Tensor) -> None:
+        """What was computed at `position`."""
+        distance = position - self._last.get(key, position)
+        self._last[key] = position
+        for order in range(self._order + 1):
+            slot = _slot(key, order)
+            old = self._store.get(*slot) if slot in self._store else None
+            self._store.put(*slot, value)
+            if old is None:
+                break
+            value = (value - old) / distance
+
+    def at(self, key: Key, position: float) -> torch.Tensor:
+        """The forecast at `position`. Raises KeyError for what was never computed."""
+        value, distance = self._store.get(*key), position - self._last[key]
+        for order in range(1, self._order + 1):
+            slot = _slot(key, order)
+            if slot not in self._store:
+                break
+            value = value + self._store.get(*slot) * (distance**order / math.factorial(order))
+        return value
+
+
+def _slot(key: Key, order: int) -> Key:
+    stack, layer, slot = key
+    return (stack, layer, f"{slot}.d{order}") if order else key
