@@ -9,6 +9,7 @@ stack residual, MagCache's ratios per branch) and `MODEL.fastcache.safetensors` 
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps
 from hetcache.core.options import EditSettings
 from hetcache.core.vocabulary import Branch, Schedule
-from hetcache.files import write_json
+from hetcache.files import CALIBRATIONS, write_json
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.models import ModelInfo, choose_model, model_info
@@ -109,9 +110,11 @@ def write(
         "sampler": info.sampler,
         "source": "python -m hetcache.calibrate",
         **({"weights": weights} if weights else {}),
+        **published_defaults(info.model_id),
         "measured_on": {
             "steps": edit.num_steps,
             "sigma_shift": edit.sigma_shift,
+            "cfg_scale": info.complete(edit).cfg_scale,
             "frames": asked.frames,
             "clips": [video.name for video in asked.video],
             "first_seed": edit.seed,
@@ -126,6 +129,14 @@ def write(
         data["fastcache"] = write_maps(maps, info.model_id, measured.fits, asked.rank)
     write_json(output, data, indent=1)
     load_calibration(info.model_id, output).linear_maps()
+
+
+def published_defaults(model_id: str) -> dict[str, Any]:
+    """`defaults` of the package's file of this model, whatever library runs it, for a new file: thresholds are the
+    authors' and not measured. Empty where there are none."""
+    file = CALIBRATIONS / f"{model_id.removesuffix('-diffusers')}.json"
+    data = json.loads(file.read_text()) if file.is_file() else {}
+    return {"defaults": data["defaults"]} if "defaults" in data else {}
 
 
 def polynomial(signal: tuple[float, ...], changes: list[float]) -> dict[str, Any]:

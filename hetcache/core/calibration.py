@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hetcache.core.conditions import Conditions
 from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
 from hetcache.core.vocabulary import Branch
 from hetcache.files import CALIBRATIONS, StrPath, UserError, digest
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 LIBRARY = "diffsynth"
 """What a calibration that does not say was measured under."""
+SAMPLERS = {LIBRARY: "euler"}
+"""Of libraries that have one alone."""
 
 
 class CalibrationError(UserError):
@@ -36,6 +39,9 @@ class Calibration:
     residual; `magcache` maps a branch (`cond`, `uncond`) to its magnitude ratios, one per step, the first 1.0;
     `fastcache` is the file with the blocks' linear maps. `library` and `sampler` say what it was measured under,
     `asked` how `--model` names the model where that is not `model`. `raw` is the whole JSON.
+
+    `measured_on` are the conditions by part (`teacache`, `drift`, `magcache`); `defaults` by mode the settings that its
+    authors publish for this model; `elsewhere` by part where a published list lies that is not in this file.
     """
 
     model: str
@@ -48,6 +54,9 @@ class Calibration:
     sampler: str = ""
     asked: str = ""
     raw: dict[str, Any] = field(default_factory=dict)
+    measured_on: dict[str, Conditions] = field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
     def rescale(self, signal: str) -> Rescale:
         """TeaCache's polynomial. Raises CalibrationError when this model was not calibrated for the signal."""
@@ -64,7 +73,7 @@ class Calibration:
         """MagCache's ratios of the branch; the conditional branch's where only those were published. Raises
         CalibrationError when there are none."""
         if "cond" not in self.magcache:
-            raise self._missing("of MagCache's magnitude ratios")
+            raise self._missing("of MagCache's magnitude ratios", self.elsewhere.get("magcache"))
         return self.magcache.get(branch.value, self.magcache["cond"])
 
     def linear_maps(self) -> LinearMaps | None:
@@ -77,12 +86,13 @@ class Calibration:
         try:
             return load_linear_maps(self.fastcache, self.model)
         except LinearMapsError as error:
-            raise CalibrationError(f"{error}: run {_command(self.model)}") from error
+            raise CalibrationError(f"{error}: run {calibrate_command(self.model)}") from error
 
-    def _missing(self, what: str) -> CalibrationError:
-        return CalibrationError(
-            f"model {self.model!r} has no calibration {what}: run {_command(self.asked or self.model)}"
-        )
+    def _missing(self, what: str, elsewhere: str | None = None) -> CalibrationError:
+        remedy = f"run {calibrate_command(self.asked or self.model)}"
+        if elsewhere is not None:
+            remedy += f" (the authors publish them, which this package does not hold: {elsewhere})"
+        return CalibrationError(f"model {self.model!r} has no calibration {what}: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -115,9 +125,16 @@ class CalibrationNeed:
             )
         return replace(calibration, asked=self.asked or self.model_id)
 
+    def conditions(
+        self, timesteps: tuple[float, ...], shift: float | None = None, cfg_scale: float | None = None
+    ) -> Conditions:
+        """Of a run of this model, as far as they are known."""
+        sampler = self.sampler or SAMPLERS.get(self.library, "")
+        return Conditions(len(timesteps), shift, cfg_scale, sampler, timesteps=timesteps)
+
     def _remedy(self) -> str:
         if self.asked is not None:
-            return f"run {_command(self.asked)}"
+            return f"run {calibrate_command(self.asked)}"
         return "no command makes one for this pipeline; choose a mode that needs none, such as easycache"
 
 
@@ -149,7 +166,7 @@ def load_calibration(model_id: str, path: Path | None = None, model: str | None 
     file = path or calibration_file(model_id, model)
     if not file.is_file():
         raise CalibrationError(
-            f"no calibration for model {model_id!r} ({file.name} not found): run {_command(model_id)}"
+            f"no calibration for model {model_id!r} ({file.name} not found): run {calibrate_command(model_id)}"
         )
     try:
         data = json.loads(file.read_text())
@@ -174,7 +191,7 @@ def _check_weights(file: Path, made_with: str | None, model: str) -> None:
     if weights and weights != made_with:
         raise CalibrationError(
             f"{file.name} was made with the weights {made_with}, and those of model {model!r} are {weights}: "
-            f"run {_command(model)}"
+            f"run {calibrate_command(model)}"
         )
 
 
@@ -190,6 +207,12 @@ def _parse(data: dict[str, Any], folder: Path) -> Calibration:
     drift = data.get("drift")
     curve = ChangeCurve(_floats(drift["timesteps"]), _floats(drift["cumulative"])) if drift else None
     ratios = {branch: _floats(values) for branch, values in data.get("magcache", {}).items()}
+    sampler = str(data.get("sampler", ""))
+    general = Conditions.read(data.get("measured_on", {}), sampler, curve.timesteps if curve else ())
+    conditions = {
+        part: Conditions.read(data[f"{part}_on"], sampler) if f"{part}_on" in data else general
+        for part in ("teacache", "drift", "magcache")
+    }
     if any(len(values) < 2 or min(values) <= 0 for values in ratios.values()):
         raise ValueError("magnitude ratios must be two or more positive numbers")
     maps = data.get("fastcache", {}).get("file")
@@ -203,8 +226,11 @@ def _parse(data: dict[str, Any], folder: Path) -> Calibration:
         ratios,
         folder / maps if maps is not None else None,
         str(data.get("library", LIBRARY)),
-        str(data.get("sampler", "")),
+        sampler,
         raw=data,
+        measured_on=conditions,
+        defaults={mode: values for mode, values in data.get("defaults", {}).items() if isinstance(values, dict)},
+        elsewhere=dict(data.get("elsewhere", {})),
     )
 
 
@@ -212,5 +238,5 @@ def _floats(values: list[Any]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _command(model_id: str) -> str:
+def calibrate_command(model_id: str) -> str:
     return f"python -m hetcache.calibrate --model {model_id}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hetcache.core.calibration import Calibration, load_calibration
+from hetcache.core.conditions import Conditions, doubts
 from hetcache.core.flops import ModelShape
 from hetcache.core.lead import Decider, Lead, Planned
 from hetcache.core.residual import StackResidual
@@ -99,6 +100,7 @@ MakeManager = Callable[[Decider, Branch], CacheManager]
 CacheRule = Callable[[Any, RunContext], MakeManager]
 PartialFlops = Callable[[Decision, Any, RunContext, ModelShape, int], int]
 CacheBytes = Callable[[Any, ModelShape, int, int], int]
+Settle = Callable[[Any, RunContext], Any]
 Lighter = Callable[[Any], Sequence[tuple[str, Any]]]
 
 ONE_STEP = Schedule((1000.0,), {"e": (0.0,), "e0": (0.0,)})
@@ -128,6 +130,10 @@ class Mode:
     `margin_width(config)` is the width of the margin class in tokens, None for the grid's default; `needs_mask` says
     that nothing can be decided without those classes, but for configs that are `maskless`; `vace_on_reuse(config)` that
     the VACE blocks run on reused steps too.
+
+    `settle(config, context)` puts the values published for this model where the config leaves them open;
+    `calibrated(config)`, of a settled one, names the parts of the calibration that the plan is made from
+    (`hetcache.core.conditions.doubts`).
     """
 
     name: str
@@ -145,6 +151,8 @@ class Mode:
     needs_mask: bool = False
     maskless: Callable[[Any], bool] = lambda config: False
     vace_on_reuse: Callable[[Any], bool] = lambda config: False
+    settle: Settle = lambda config, context: config
+    calibrated: Callable[[Any], tuple[str, ...]] = lambda config: ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     dial_by_config: Callable[[Any], Dial | None] = lambda config: None
 
@@ -162,6 +170,12 @@ class Mode:
         """Raises ValueError where the mode needs a mask and the run has none."""
         if self.needs_mask and context.tokens is None and not self.maskless(config):
             raise ValueError(f"--mode {self.name} works by the mask: give one, or use a mode that needs none")
+
+    def doubts(self, config: Any, context: RunContext, run: Conditions, schedule: Schedule) -> list[str]:
+        """Where the run lies outside what its calibration was measured on: a sentence a part, with the remedy."""
+        config = self.settle(config, context)
+        parts = dict.fromkeys(self.calibrated(config))
+        return [doubt for part in parts for doubt in doubts(context.calibration(), part, run, schedule.rel_l1)]
 
     def decider(self, schedule: Schedule, config: Any, context: RunContext, branch: Branch) -> Decider:
         """The branch's own plan, or a lead for both branches."""

@@ -301,6 +301,7 @@ MODE = Mode(
     needs_mask=True,
     maskless=lambda config: config.whole_steps_only,
     vace_on_reuse=lambda config: config.vace_on_reuse,
+    calibrated=lambda config: ("drift",) if config.signal == "timestep" else (),
 )
 
 TOKENS = replace(

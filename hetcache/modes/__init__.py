@@ -35,8 +35,8 @@ MODES: dict[str, Mode] = {
         with_teacache(adacache.MODE),
         with_teacache(fastcache.MODE),
         with_teacache(hetcache.TOKENS),
-        preset("teacache_slow", teacache.MODE, cache_thresh=0.05),
-        preset("teacache_fast", teacache.MODE, cache_thresh=0.08),
+        preset("teacache_slow", teacache.MODE, teacache_point="slow"),
+        preset("teacache_fast", teacache.MODE, teacache_point="fast"),
         preset("hetcache_slow", hetcache.MODE, cache_thresh=0.03),
         preset("hetcache_fast", hetcache.MODE, cache_thresh=0.08),
     )

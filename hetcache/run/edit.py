@@ -22,10 +22,11 @@ from hetcache.run.windows import edit_windows
 
 
 def ready(job: Job, context: RunContext, studio: Studio | None = None) -> tuple[Editor, Any]:
-    """(loaded editor, the config that keeps to --cache-budget-gib and reaches --target-speedup). Says the plan if it
-    was asked for."""
+    """(loaded editor, this model's config that keeps to --cache-budget-gib and reaches --target-speedup). Says the plan
+    if it was asked for."""
     editor = Editor(job, studio)
-    config = editor.within_budget(job.mode, job.config, context)
+    config = editor.within_budget(job.mode, job.mode.settle(job.config, context), context)
+    editor.doubt(job.mode, config, context)
     for note in editor.notes:
         say(f"  {note}")
     if job.plan or job.target_speedup is not None:

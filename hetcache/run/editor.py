@@ -83,6 +83,13 @@ class Editor:
         self.notes += reasons
         return config
 
+    def doubt(self, mode: Mode, config: Any, context: RunContext) -> None:
+        """Note where the model's calibration was measured under other conditions than the run's."""
+        settings, schedule = self._job.settings, self.schedule[0]
+        need = self._job.info.calibration(self._job.model)
+        run = need.conditions(schedule.timesteps, settings.sigma_shift, settings.cfg_scale)
+        self.notes += mode.doubts(config, context, run, schedule)
+
     def edit(
         self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
     ) -> EditResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from hetcache.core.mode import ManagerFactory, Mode, RunContext
 from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession
-from hetcache.core.vocabulary import Branch
+from hetcache.core.vocabulary import Branch, CacheManager, Schedule
 from hetcache.files import UserError
 from hetcache.models.backend import backend_of
 from hetcache.modes import MODES
@@ -84,6 +85,8 @@ def enable_cache(
     which each computes its share: `ranks_of("cfg", 600.0)` after `torch.distributed.init_process_group`
     (docs/scale.md).
 
+    A calibration that was measured under other conditions than the call's warns once, with the command for another.
+
     Raises ValueError for an unknown mode, a bad setting, mask or calibration, and for a pipeline that cannot be cached;
     RuntimeError for an untested version of its library.
     """
@@ -102,4 +105,15 @@ def enable_cache(
     mask_THW = None if mask is None else torch.as_tensor(np.asarray(mask)).to(pipe.device)
     need = library.calibration(pipe, model_id)
     context = RunContext.of(mask_THW, lambda: need.load(calibration), chosen.margin_width(config))
-    return EnabledSession(pipe, chosen, lambda: chosen.build(config, context), ranks)
+
+    def make_managers() -> ManagerFactory:
+        make = chosen.build(config, context)
+
+        def warned(branch: Branch, schedule: Schedule) -> CacheManager:
+            for doubt in chosen.doubts(config, context, need.conditions(schedule.timesteps), schedule):
+                warnings.warn(doubt, stacklevel=2)
+            return make(branch, schedule)
+
+        return warned
+
+    return EnabledSession(pipe, chosen, make_managers, ranks)
