@@ -29,7 +29,7 @@ COMMANDS = {"__main__", "command"}  # the files of a package that people start: 
 FLOORS = (  # a room of the house may import itself and the floors below it
     {"files"},
     {"core", "media"},
-    {"method", "baselines", "models", "metrics"},
+    {"method", "baselines", "models", "metrics", "planner"},
     {"modes", "report", "evaluation"},
     {"run", "cli", "api", "masking"},
     {"batch", "benchmark", "calibrate", "queue"},
