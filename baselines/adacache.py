@@ -1,11 +1,12 @@
-"""AdaCache (arXiv 2411.02397): c = |R_new - R_old|_1 / |R_old|_1 / k; the next rate is codebook[smallest key >= c].
+"""AdaCache (arXiv 2411.02397): c = |R_new - R_old|_1 / |R_old|_1 / k; the next rate is codebook[smallest key > c].
 
 R is the gated self-attention residual of one metric block, k the steps since it was last computed. The rate says
 after how many steps everything is computed again. On the steps between, the original adds every block's two cached
 residuals to the running hidden states; with cached hints too, that sum is exactly the whole stack's residual, so
 one tensor is kept instead of two per block, and no block and no VACE block runs.
 
-MoReg multiplies c by the motion of R along frames, so that videos that move are computed more often.
+MoReg multiplies c by the motion of R along frames, so that videos that move are computed more often. Outside its
+window the motion counts as 1, so that its gradient acts where the window is entered and left.
 """
 
 from __future__ import annotations
@@ -37,11 +38,8 @@ class Codebook:
     moreg_to: float
 
     def rate(self, metric: float) -> int:
-        """Steps from one computed step to the next; 1 (compute) above the largest key."""
-        for key, rate in self.rates:
-            if metric <= key:
-                return rate
-        return 1
+        """Steps from one computed step to the next: that of the smallest key above the metric, else the last one."""
+        return next((rate for key, rate in self.rates if metric < key), self.rates[-1][1])
 
 
 CODEBOOKS = {
@@ -98,7 +96,7 @@ class AdaRate(Lead):
         self._computed_index = 0
         self._next_index = 0
         self._pending: torch.Tensor | None = None
-        self._motion: torch.Tensor | None = None
+        self._motion: torch.Tensor | float = 1.0
         self._residual_BND: torch.Tensor | None = None
         self._nbytes = 0
 
@@ -128,7 +126,8 @@ class AdaRate(Lead):
         return ops.add_mlp(y_BND, ops.mlp(y_BND))
 
     def release(self) -> None:
-        self._residual_BND = self._pending = self._motion = None
+        self._residual_BND = self._pending = None
+        self._motion = 1.0
 
     def cache_bytes(self, branch: Branch) -> int:
         return self._nbytes if self.leads(branch) else 0
@@ -150,14 +149,15 @@ class AdaRate(Lead):
         self._computed_index = index
 
     def _moreg(self, residual_BND: torch.Tensor, gap: int) -> torch.Tensor | float:
+        import torch
+
         assert self._step is not None and self._grid is not None
         if not self._config.adacache_moreg or self._grid.frames < 2:
             return 1.0
-        before, self._motion = self._motion, motion(residual_BND, self._grid)
-        book = self._book
-        inside = book.moreg_from * self._step.count <= self._step.index < book.moreg_to * self._step.count
-        if before is None or not inside:
-            return 1.0
+        book, step = self._book, self._step
+        inside = book.moreg_from * step.count <= step.index < book.moreg_to * step.count
+        before = self._motion
+        self._motion = motion(residual_BND, self._grid) if inside else residual_BND.new_ones((), dtype=torch.float32)
         return self._motion + (MOTION_GRADIENT * (self._motion - before) / gap).abs()
 
     def _is_metric_block(self, ops: BlockOps) -> bool:

@@ -16,6 +16,9 @@ from hetcache.core.settings import check_settings, setting
 from hetcache.core.velocity import VelocityLead
 from hetcache.core.vocabulary import Compute, Decision, Hidden, Schedule, Step
 
+PUBLISHED_THRESH = (0.05, 0.2)
+PUBLISHED_FIRST = 10
+
 
 @dataclass(frozen=True)
 class EasyCacheConfig:
@@ -61,6 +64,15 @@ def cache(config: EasyCacheConfig, context: RunContext) -> MakeManager:
     return partial(StackResidual, level="velocity")
 
 
+def outside(config: EasyCacheConfig) -> str:
+    found = []
+    if config.easycache_first < PUBLISHED_FIRST:
+        found.append(f"first {config.easycache_first} < {PUBLISHED_FIRST}")
+    if config.easycache_thresh > PUBLISHED_THRESH[1]:
+        found.append(f"tau {config.easycache_thresh:g} > {PUBLISHED_THRESH[1]:g}")
+    return ", ".join(found)
+
+
 MODE = Mode(
     "easycache",
     "reuse of steps by the output's measured rate of change",
@@ -68,4 +80,5 @@ MODE = Mode(
     EasyCacheConfig,
     lead=lead,
     cache=cache,
+    outside=outside,
 )

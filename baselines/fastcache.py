@@ -1,7 +1,7 @@
 """FastCache (arXiv 2505.20353): a block is skipped iff delta <= tau, delta = |H_t - H_t-1|_F / |H_t-1|_F of its input.
 
-tau = max(0.05, min(X, B)): X = (ND + z sqrt(2 ND)) / ND approximates the chi-square quantile of ND degrees of freedom
-over ND, B = 0.01 + 0.5 delta - 0.002 s + 0.00005 s^3 with s the timestep over 1000. X is about 1 at ND of 10^7, so in
+tau = max(0.05, min(X, B)): X^2 = (ND + z sqrt(2 ND)) / ND approximates the chi-square quantile of ND degrees of freedom
+over ND, B = 0.01 + 0.5 delta - 0.002 s + 0.00005 s^2 with s the timestep over 1000. X is about 1 at ND of 10^7, so in
 practice the floor or B binds; the trace says which. A block that is not skipped computes the tokens that moved,
 S_i = |h_t,i - h_t-1,i|^2 > 0.1 max S, unless more than half did; the others leave the block, as queries and as keys.
 What is not computed is estimated: by the block's fitted linear map, or, where none was fitted, by the input
@@ -46,8 +46,8 @@ class FastCacheConfig:
     )
     fastcache_reference: str = setting(
         "previous",
-        "H_t-1: the input at the 'previous' step (the paper's), or at the last one 'computed', which "
-        "bounds the drift of long runs of skips",
+        "H_t-1: the input at the 'previous' step (paper, the release's adapter), or at the last one 'computed' (its "
+        "accelerator), which bounds the drift of long runs of skips",
         choices=("previous", "computed"),
     )
 
@@ -64,9 +64,9 @@ class FastCacheConfig:
 def block_threshold(delta: float, timestep: float, num_values: int, alpha: float) -> tuple[float, str]:
     """(tau, the term that binds: `floor`, `chi-square` or `adaptive`)."""
     z = NormalDist().inv_cdf(1 - alpha / 2)
-    chi_square = (num_values + z * math.sqrt(2 * num_values)) / num_values
+    chi_square = math.sqrt((num_values + z * math.sqrt(2 * num_values)) / num_values)
     s = timestep / 1000
-    adaptive = BETA[0] + BETA[1] * delta + BETA[2] * s + BETA[3] * s**3
+    adaptive = BETA[0] + BETA[1] * delta + BETA[2] * s + BETA[3] * s**2
     bound, binds = min((chi_square, "chi-square"), (adaptive, "adaptive"))
     return (FLOOR, "floor") if bound < FLOOR else (bound, binds)
 

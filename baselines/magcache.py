@@ -51,6 +51,9 @@ class MagCacheConfig:
             raise ValueError(f"--magcache-retention must be between 0 and 1, not {self.magcache_retention}")
 
 
+LARGEST = {"E": 0.24, "K": 6}
+RETENTION = 0.2
+"""Of the settings that the authors publish for Wan 2.1 (E from 0.02, K from 2)."""
 PUBLISHED = {"magcache_thresh": 0.02, "magcache_max_skips": 3}
 """The authors' for VACE-1.3B, where the model's calibration names none."""
 
@@ -133,6 +136,17 @@ def plan(schedule: Schedule, config: MagCacheConfig, context: RunContext, branch
     return plan_magcache(schedule, settle(config, context), ratios)
 
 
+def outside(config: MagCacheConfig) -> str:
+    found = []
+    if config.magcache_max_skips is not None and config.magcache_max_skips > LARGEST["K"]:
+        found.append(f"K {config.magcache_max_skips} > {LARGEST['K']}")
+    if config.magcache_thresh is not None and config.magcache_thresh > LARGEST["E"]:
+        found.append(f"E {config.magcache_thresh:g} > {LARGEST['E']}")
+    if config.magcache_retention < RETENTION:
+        found.append(f"R {config.magcache_retention:g} < {RETENTION}")
+    return ", ".join(found)
+
+
 MODE = Mode(
     "magcache",
     "reuse of steps by the residual's calibrated magnitude",
@@ -142,4 +156,5 @@ MODE = Mode(
     dial=Dial("magcache_thresh", 64.0),
     settle=settle,
     calibrated=lambda config: ("magcache",),
+    outside=outside,
 )

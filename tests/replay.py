@@ -21,6 +21,7 @@ SKIPPING = {
     "teacache": {"cache_thresh": 0.9},
     "teacache_slow": {"cache_thresh": 0.9},
     "teacache_fast": {"cache_thresh": 1.2},
+    "adacache_slow": {"adacache_codebook": "fast"},
     "easycache": {"easycache_thresh": 1.0, "easycache_first": 3},
     "hetcache": {"cache_thresh": 0.6},
     "hetcache_slow": {"cache_thresh": 0.5},

@@ -37,7 +37,9 @@ class Method:
         if self.num_steps is not None:
             return f"{self.num_steps} steps"
         values = {**dict(modes[self.mode].defaults), **self.settings}
-        return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in values.items())
+        shown = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in values.items())
+        outside = modes[self.mode].outside(self.config(modes))
+        return f"{shown} (outside the authors' range: {outside})" if outside else shown
 
     def flags(self) -> list[str]:
         """The flags of `inference.py` that this method adds."""
@@ -53,11 +55,11 @@ class Method:
 
 def default_methods(modes: Mapping[str, Mode] = MODES) -> list[Method]:
     """Every registered mode but the compositions, and the uncached model at the steps that the fastest HetCache
-    preset's FLOPs pay for. Where a mode has presets (`NAME_slow`, `NAME_fast`) they stand for it."""
+    preset's FLOPs pay for. Where a mode has both presets (`NAME_slow`, `NAME_fast`) they stand for it."""
     names = [
         name
         for name in modes
-        if not name.endswith("_teacache") and not any(f"{name}_{speed}" in modes for speed in ("slow", "fast"))
+        if not name.endswith("_teacache") and not all(f"{name}_{speed}" in modes for speed in ("slow", "fast"))
     ]
     methods = [Method(name, name) for name in names]
     target = "hetcache_fast" if "hetcache_fast" in names else "hetcache"

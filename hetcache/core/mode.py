@@ -133,7 +133,8 @@ class Mode:
 
     `settle(config, context)` puts the values published for this model where the config leaves them open;
     `calibrated(config)`, of a settled one, names the parts of the calibration that the plan is made from
-    (`hetcache.core.conditions.doubts`).
+    (`hetcache.core.conditions.doubts`). `outside(config)` says what lies outside the settings that its authors publish,
+    "" where nothing does: such a row is no statement about their method.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Mode:
     vace_on_reuse: Callable[[Any], bool] = lambda config: False
     settle: Settle = lambda config, context: config
     calibrated: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    outside: Callable[[Any], str] = lambda config: ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     dial_by_config: Callable[[Any], Dial | None] = lambda config: None
 

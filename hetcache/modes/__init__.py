@@ -37,6 +37,10 @@ MODES: dict[str, Mode] = {
         with_teacache(hetcache.TOKENS),
         preset("teacache_slow", teacache.MODE, teacache_point="slow"),
         preset("teacache_fast", teacache.MODE, teacache_point="fast"),
+        preset("pab_3_7", pab.MODE, pab_self_range=3, pab_cross_range=7),
+        preset("pab_5_9", pab.MODE, pab_self_range=5, pab_cross_range=9),
+        preset("adacache_slow", adacache.MODE, adacache_codebook="slow"),
+        preset("fastcache_computed", fastcache.MODE, fastcache_reference="computed", fastcache_estimate="residual"),
         preset("hetcache_slow", hetcache.MODE, cache_thresh=0.03),
         preset("hetcache_fast", hetcache.MODE, cache_thresh=0.08),
     )

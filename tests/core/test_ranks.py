@@ -39,7 +39,7 @@ EXTRA = [
     {**by_mode("sp", "hetcache"), "name": "sp_output", "settings": {"signal": "output", "cache_thresh": 0.5}},
     {**by_mode("sp", "hetcache"), "name": "sp_whole", "settings": {"cache_thresh": 0.6, "whole_steps_only": True}},
 ]
-ROWS_OF_THEIR_OWN = {"fastcache", "fastcache_teacache"}
+ROWS_OF_THEIR_OWN = {"fastcache", "fastcache_computed", "fastcache_teacache"}
 TWO = [
     *(scripted(kind, *each, **odd) for kind in ("cfg", "sp") for each in KV_AND_VACE for odd in ({}, {"odd": True})),
     *(

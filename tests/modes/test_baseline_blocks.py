@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -143,7 +144,7 @@ def ada_oracle(values, codebook, num_steps):
         if cached is not None:
             k = i - cached
             c = abs(values[cached] - values[i]) / abs(values[cached]) / k
-            due = i + next((rate for key, rate in codebook if c <= key), 1)
+            due = i + next((rate for key, rate in codebook if c < key), codebook[-1][1])
         cached = i
     return letters
 
@@ -224,6 +225,31 @@ def test_moreg_computes_more_where_the_video_moves():
     assert counts[0] < counts[1]
 
 
+@pytest.mark.parametrize("name, above", [("fast", 1), ("slow", 1), ("100", 3)])
+def test_a_metric_at_a_key_takes_the_next_rate_and_above_the_last_the_last(name, above):
+    """As the authors compare: `<` against each key but the last, whose rate is what remains."""
+    rates = CODEBOOKS[name].rates
+    for (key, _), (_, following) in itertools.pairwise(rates):
+        assert CODEBOOKS[name].rate(key) == following
+    assert CODEBOOKS[name].rate(1.0) == CODEBOOKS[name].rate(7.0) == above
+
+
+def test_moreg_acts_where_its_window_is_entered_and_left():
+    """Motions 0.3 and 0.2 inside, 3 steps apart: |0.3 - 1| and |1 - 0.2| are gradients too. With the authors' resets
+    the factor at the first step inside is 2.63."""
+    rate = AdaRate(AdaCacheConfig("fast", adacache_moreg=True))
+    rate._grid = Grid(2, 1, 1)
+    factors = []
+    for index, moved in ((1, 0.3), (4, 0.3), (7, 0.2), (27, 0.2), (29, 0.2)):
+        # motion() of (1, x) is ((x - 1) / (x + 1) / 0.385)^8.
+        share = 0.385 * moved ** (1 / 8)
+        rate._step = Step(index, 30, 0.0)
+        factors.append(float(rate._moreg(column(1.0, (1 + share) / (1 - share)), 3)))
+    expected = [1.0, 0.3 + 10 * 0.7 / 3, 0.2 + 10 * 0.1 / 3, 1 + 10 * 0.8 / 3, 1.0]
+    assert factors == pytest.approx(expected, rel=1e-4)
+    assert expected[1] == pytest.approx(2.633, abs=1e-3)
+
+
 def test_adacache_refuses_a_block_that_the_model_lacks():
     manager = StackResidual(AdaRate(AdaCacheConfig(adacache_block=8)), Branch.COND)
     decision = manager.decide(Step(0, 9, 0.0), hidden(value(1.0)))
@@ -240,8 +266,9 @@ def test_adacache_refuses_a_block_that_the_model_lacks():
         (0.03, 500.0, 10**7, (0.05, "floor")),
         (0.2, 0.0, 10**7, (0.11, "adaptive")),
         (0.2, 1000.0, 10**7, (0.01 + 0.1 - 0.002 + 0.00005, "adaptive")),
-        (10.0, 0.0, 10**7, ((10**7 + 1.959964 * math.sqrt(2e7)) / 1e7, "chi-square")),
-        (10.0, 0.0, 50, ((50 + 1.959964 * 10) / 50, "chi-square")),
+        (0.2, 500.0, 10**7, (0.01 + 0.1 - 0.001 + 0.0000125, "adaptive")),
+        (10.0, 0.0, 10**7, (math.sqrt((10**7 + 1.959964 * math.sqrt(2e7)) / 1e7), "chi-square")),
+        (10.0, 0.0, 50, (math.sqrt((50 + 1.959964 * 10) / 50), "chi-square")),
     ],
 )
 def test_fastcache_threshold_is_its_closed_form(delta, timestep, num_values, expected):

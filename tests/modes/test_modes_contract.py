@@ -22,7 +22,9 @@ NUM_STEPS = 12
 ACCELERATING = [name for name in MODES if name != "baseline"]
 STATIC = [name for name, mode in MODES.items() if mode.plan is not None]
 # The branch that runs first leads: it decides (or, in hetcache, gives the sampling evidence) for both.
-LED = {"easycache", "adacache", "adacache_teacache"} | {name for name in MODES if name.startswith("hetcache")}
+LED = {"easycache", "adacache", "adacache_slow", "adacache_teacache"} | {
+    name for name in MODES if name.startswith("hetcache")
+}
 
 
 @pytest.fixture(scope="module")
