@@ -1,0 +1,118 @@
+"""The finished runs of a study as curves, and every figure of its report as JSON values."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from hetcache.benchmark.cells import Case, Record
+from scripts.study.curves import FIGURES, SPEEDUPS, Block, Curves, Point, at, duel, mean_at, standing
+from scripts.study.study import Study
+
+OURS = ("hetcache", "hetcache_cached", "hetcache_paper")
+"""The first that is there is compared with all that is not in this list."""
+
+
+class Runs:
+    """Runs of one length. `curves` has the blocks in which every method is finished; `began` counts those in which any
+    run is."""
+
+    def __init__(self, study: Study, frames: int) -> None:
+        plan, store = study.plan(frames), study.store(frames)
+        self.frames, self.began = frames, 0
+        self.curves: dict[str, dict[Block, list[Point]]] = {sweep.name: {} for sweep in study.asked.sweeps}
+        self.records: dict[str, dict[Block, list[Record]]] = {sweep.name: {} for sweep in study.asked.sweeps}
+        self.masked: dict[str, float] = {}
+        self.codes: set[str] = set()
+        for case in study.cases:
+            for seed in study.asked.seeds:
+                baseline = store.run(plan.cell(study.methods[0], case, seed), 0)
+                found = {
+                    sweep.name: [store.run(plan.cell(method, case, seed), 0) for method in sweep.methods()]
+                    for sweep in study.asked.sweeps
+                }
+                self.began += baseline is not None
+                if baseline is not None and all(None not in records for records in found.values()):
+                    self._add(case, seed, baseline, {name: _known(records) for name, records in found.items()})
+
+    def _add(self, case: Case, seed: int, baseline: Record, found: dict[str, list[Record]]) -> None:
+        self.masked[case.name] = baseline["masked"]
+        for name, records in found.items():
+            self.records[name][case.name, seed] = records
+            self.codes |= {record["code"] for record in records}
+            self.curves[name][case.name, seed] = sorted(
+                (
+                    Point(
+                        baseline["flops"]["run"] / record["flops"]["run"],
+                        {
+                            **{f.key: record["quality"]["baseline"]["in_mask"][f.key] for f in FIGURES},
+                            **{f"seam_{f.key}": record["quality"]["baseline"]["seam"][f.key] for f in FIGURES},
+                            "time": baseline["timing_s"]["denoise"] / record["timing_s"]["denoise"],
+                        },
+                    )
+                    for record in records
+                ),
+                key=lambda point: point.speedup,
+            )
+
+    @property
+    def blocks(self) -> list[Block]:
+        return list(next(iter(self.curves.values()), {}))
+
+
+def ours_of(curves: Curves) -> list[str]:
+    return [name for name in OURS if name in curves]
+
+
+def summary(runs: Runs) -> dict[str, Any]:
+    """Every figure of one length, as JSON values."""
+    curves, ours = runs.curves, ours_of(runs.curves)
+    found: dict[str, Any] = {"frames": runs.frames, "blocks": [list(block) for block in runs.blocks]}
+    found["masked"] = runs.masked
+    found["code"] = sorted(runs.codes)
+    found["realised"] = {name: _realised(each.values()) for name, each in curves.items()}
+    for figure in FIGURES:
+        key = figure.key
+        found[key] = {
+            "mean": {
+                name: {f"{speedup:g}": _reach(runs, name, speedup, figure) for speedup in SPEEDUPS} for name in curves
+            }
+        }
+        if not ours:
+            continue
+        found[key]["against"] = {
+            name: {
+                f"{speedup:g}": None if (met := duel(curves, ours[0], name, speedup, figure)) is None else asdict(met)
+                for speedup in SPEEDUPS
+            }
+            for name in curves
+            if name != ours[0]
+        }
+        found[key]["standing"] = {
+            f"{speedup:g}": None if (stood := standing(curves, ours, speedup, figure)) is None else asdict(stood)
+            for speedup in SPEEDUPS
+        }
+    found["curves"] = [
+        {"method": name, "clip": clip, "seed": seed, "points": [asdict(point) for point in points]}
+        for name, each in curves.items()
+        for (clip, seed), points in each.items()
+    ]
+    return found
+
+
+def _reach(runs: Runs, name: str, speedup: float, figure: Any) -> dict[str, Any]:
+    found = asdict(mean_at(runs.curves[name], speedup, figure))
+    values = {clip: at(points, speedup, figure.key) for (clip, _), points in runs.curves[name].items()}
+    return {**found, "outside": sorted({clip for clip, value in values.items() if value is None})}
+
+
+def _realised(curves: Iterable[list[Point]]) -> float | None:
+    """The median over runs of time speed-up over FLOPs speed-up."""
+    values = [point.values["time"] / point.speedup for points in curves for point in points]
+    return statistics.median(values) if values else None
+
+
+def _known(records: list[Record | None]) -> list[Record]:
+    return [record for record in records if record is not None]

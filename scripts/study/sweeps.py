@@ -1,0 +1,76 @@
+"""Which settings of which method make its curve: its dial from about 1.9x to beyond 12x, where it goes so far.
+
+Found once with `--plan --target-speedup` for methods with a plan, else by trying, on the example; never by looking at
+quality. A curve is written as its methods, in the benchmark's words (`hetcache.benchmark.methods`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hetcache.benchmark.methods import Method, parse_method
+from hetcache.core.mode import Mode
+from hetcache.modes import MODES
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`words` are the points of the curve `name`; `note` says what a reader has to know of them."""
+
+    name: str
+    words: tuple[str, ...]
+    note: str = ""
+
+    def methods(self, modes: Mapping[str, Mode] = MODES) -> list[Method]:
+        return [parse_method(word, modes) for word in self.words]
+
+
+def dial(name: str, mode: str, field: str, values: Iterable[object], fixed: str = "", note: str = "") -> Sweep:
+    """The curve of one setting; `fixed` are others, as `name=value,`."""
+    return Sweep(name, tuple(f"{mode}:{fixed}{field}={value}" for value in values), note)
+
+
+SWEEPS = (
+    Sweep("steps", tuple(f"steps:{count}" for count in (26, 16, 10, 6, 4)), "no cache, fewer steps"),
+    dial("teacache", "teacache", "cache_thresh", (0.028, 0.05, 0.096, 0.2, 0.45)),
+    dial(
+        *("magcache", "magcache", "magcache_thresh", (0.0224, 0.07, 0.2, 0.6, 2.0)),
+        "magcache_max_skips=40,magcache_retention=0.04,",
+        "beyond about 3x outside the range that its authors use (K 40 and R 0.04 instead of 3 and 0.2)",
+    ),
+    dial(
+        *("easycache", "easycache", "easycache_thresh", (0.01, 0.025, 0.06, 0.15, 0.5)),
+        "easycache_first=3,",
+        "beyond about 4x outside the range that its authors use (3 first steps computed instead of 10)",
+    ),
+    Sweep("adacache", tuple(f"adacache:adacache_codebook={book}" for book in ("slow", "fast", "100"))),
+    dial("hetcache", "hetcache", "cache_thresh", (0.0072, 0.0165, 0.035, 0.075, 0.17, 0.3)),
+    dial(
+        *("hetcache_cached", "hetcache", "cache_thresh", (0.0088, 0.019, 0.04, 0.085, 0.19, 0.3)),
+        "context_kv=cached,",
+        "HetCache with the keys and values of the context kept",
+    ),
+)
+
+
+def known_sweeps(modes: Mapping[str, Mode] = MODES) -> dict[str, Sweep]:
+    """The curves whose modes and settings this version has, by name."""
+    return {sweep.name: sweep for sweep in SWEEPS if _is_known(sweep, modes)}
+
+
+def _is_known(sweep: Sweep, modes: Mapping[str, Mode]) -> bool:
+    try:
+        sweep.methods(modes)
+    except ValueError:
+        return False
+    return True
+
+
+def chosen_sweeps(names: Iterable[str], modes: Mapping[str, Mode] = MODES) -> list[Sweep]:
+    """Those of `names`, or all that are known. Raises ValueError for a name that is not."""
+    known = known_sweeps(modes)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--curves {name}: unknown, choose from {', '.join(known)}")
+    return [known[name] for name in names] or list(known.values())
