@@ -29,6 +29,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--masks", type=Path, help="folder of their masks, NAME.* or NAME_mask.* (default: --videos)")
     made.add_argument("--clips", nargs="+", default=[], help="names of clips (default: all)")
     made.add_argument("--curves", nargs="+", default=[], help=f"of {', '.join(known_sweeps())} (default: all)")
+    made.add_argument(
+        "--from-point",
+        type=int,
+        default=1,
+        help="leave out the points of a curve before this one: the first, at 2x, costs two fifths of all (default 1)",
+    )
     made.add_argument("--frames", nargs="+", type=int, default=[33, 9, 17], help="lengths, 4k+1, in this order")
     made.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     made.add_argument("--height", type=int, default=112)
@@ -45,7 +51,7 @@ def asked(args: argparse.Namespace) -> Asked:
     folders = None if args.videos is None else (args.videos, args.masks or args.videos)
     return Asked(
         args.output,
-        tuple(chosen_sweeps(args.curves)),
+        tuple(sweep.from_point(args.from_point) for sweep in chosen_sweeps(args.curves)),
         folders,
         tuple(args.clips),
         tuple(args.frames),

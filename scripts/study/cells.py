@@ -1,24 +1,24 @@
 """The cells of a study: those of `hetcache.benchmark`, kept across versions of the code.
 
 A benchmark's cell is another one after any change of the code. A study goes on for hours while methods are added, so
-its cells depend on the code of their own method alone, every run says which code it was made with, and where that
-differs from today's, `check_code` makes one run of each mode again and compares every pixel.
+every run says which code it was made with instead, and where that differs from today's, `check_code` makes some runs
+again and compares every pixel: one of a mode whose own file is the same, a whole curve where that has changed.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.executor import Bench
-from hetcache.benchmark.methods import Method
+from hetcache.benchmark.methods import BASELINE
 from hetcache.benchmark.runner import Plan
 from hetcache.core.facts import facts_of_code
 from hetcache.files import digest
@@ -38,12 +38,8 @@ def code_of(mode: str) -> str:
     return digest(*(part for each in files for part in (each.name, each)))[:16]
 
 
-@dataclass(frozen=True)
 class StudyPlan(Plan):
-    """A plan whose cells know the code of their own mode instead of all code."""
-
-    def cell(self, method: Method, case: Case, seed: int) -> Cell:
-        return Cell(method, case, seed, {**self.setup, "code": code_of(method.mode)})
+    """A plan whose cells do not depend on the code."""
 
     def only(self, case: Case, seed: int) -> StudyPlan:
         """One clip and seed of it."""
@@ -58,8 +54,8 @@ class StudyBench(Bench):
     def run(self, cell: Cell, num_steps: int) -> tuple[Record, Frames]:
         record, frames = super().run(cell, num_steps)
         mask = self.clip(cell.case).mask_THW
-        facts = {"code": facts_of_code(), "pixels": digest(frames.tobytes()), "masked": round(float(mask.mean()), 4)}
-        return {**record, **facts}, frames
+        facts = {"code": facts_of_code(), "mode_code": code_of(cell.method.mode), "pixels": digest(frames.tobytes())}
+        return {**record, **facts, "masked": round(float(mask.mean()), 4)}, frames
 
     def judge(self, cell: Cell, frames: Frames, baseline: Frames | None) -> Record:
         if baseline is None:
@@ -71,28 +67,34 @@ class StudyBench(Bench):
         return
 
 
-def check_code(plan: StudyPlan, store: Store, executor: StudyBench) -> list[str]:
-    """Run one finished cell of every mode that was made with other code than today's again. Returns the modes that were
-    looked at. Raises ValueError where a pixel differs."""
-    code, looked_at = facts_of_code(), []
-    for mode, (cell, record) in _oldest(plan, store, code).items():
-        again, _ = executor.run(cell, cell.method.num_steps or plan.num_steps)
-        if again["pixels"] != record["pixels"]:
-            raise ValueError(
-                f"{cell.method.name} on {cell.case.name} gives other pixels than with the code of {record['code']}: "
-                "use another --output"
-            )
-        looked_at.append(mode)
-    return looked_at
+def check_code(plan: StudyPlan, store: Store, executor: StudyBench, known: Collection[str] = ()) -> dict[str, bool]:
+    """{mode: whether the pixels are the same} of every mode, but the `known` ones, with runs of other code."""
+    found: dict[str, bool] = {}
+    for mode in dict.fromkeys(method.mode for method in plan.methods):
+        runs = [] if mode in known else _of_other_code(plan, store, mode)
+        for cell, record in runs:
+            again, _ = executor.run(cell, cell.method.num_steps or plan.num_steps)
+            found[mode] = found.get(mode, True) and again["pixels"] == record["pixels"]
+    return found
 
 
-def _oldest(plan: StudyPlan, store: Store, code: str) -> Mapping[str, tuple[Cell, dict[str, Any]]]:
-    found: dict[str, tuple[Cell, dict[str, Any]]] = {}
+def _of_other_code(plan: StudyPlan, store: Store, mode: str) -> list[tuple[Cell, Record]]:
+    """Of the first clip and seed: one run, all of them where the mode's own code has changed."""
+    code = facts_of_code()
     for case in plan.cases:
         for seed in plan.seeds:
-            for method in plan.methods:
-                cell = plan.cell(method, case, seed)
-                record = store.run(cell, 0)
-                if record is not None and record["code"] != code and method.mode not in found:
-                    found[method.mode] = cell, record
-    return found
+            cells = [plan.cell(method, case, seed) for method in plan.methods if method.mode == mode]
+            runs = [(cell, run) for cell in cells if (run := store.run(cell, 0)) is not None and run["code"] != code]
+            if runs:
+                same_file = all(run["mode_code"] == code_of(mode) for _, run in runs)
+                return runs[:1] if same_file or mode == BASELINE else runs
+    return []
+
+
+def forget(plan: StudyPlan, store: Store, mode: str) -> None:
+    """Drop every run of a mode."""
+    for method in plan.methods:
+        if method.mode == mode:
+            for case in plan.cases:
+                for seed in plan.seeds:
+                    shutil.rmtree(store.root / plan.cell(method, case, seed).folder, ignore_errors=True)

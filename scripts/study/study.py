@@ -25,7 +25,7 @@ from hetcache.metrics.metric import Choices
 from hetcache.metrics.registry import load
 from hetcache.models import model_info
 from hetcache.models.backend import LoadOptions, Pipeline, backend
-from scripts.study.cells import FIGURES, StudyBench, StudyPlan, check_code
+from scripts.study.cells import FIGURES, StudyBench, StudyPlan, check_code, forget
 from scripts.study.clips import SCENES, write_clips
 from scripts.study.pace import Pace
 from scripts.study.sweeps import Sweep
@@ -162,16 +162,25 @@ class Study:
         return failed
 
     def _check_code(self) -> None:
+        """Raises ValueError where the uncached model gives other pixels than before."""
         marker = self.asked.output / "checked" / f"{facts_of_code()}.json"
         if marker.is_file():
             return
+        same: dict[str, bool] = {}
         for frames in sorted(self.asked.lengths):
-            modes = check_code(self.plan(frames), self.store(frames), self.executor(frames))
-            if modes:
-                say(f"the code has changed; {', '.join(modes)}: the same pixels as before")
-                break
+            same |= check_code(self.plan(frames), self.store(frames), self.executor(frames), same)
+        if not same.get(BASELINE, True):
+            raise ValueError(f"--output {self.asked.output}: the uncached model gives other pixels now; use another")
+        for mode in [mode for mode, is_same in same.items() if not is_same]:
+            for frames in self.asked.lengths:
+                forget(self.plan(frames), self.store(frames), mode)
+        if same:
+            told = ", ".join(
+                f"{mode} {'the same' if is_same else 'others: run again'}" for mode, is_same in same.items()
+            )
+            say(f"the code has changed; pixels: {told}")
         marker.parent.mkdir(parents=True, exist_ok=True)
-        write_json(marker, {"modes": modes})
+        write_json(marker, same)
 
     def _first_look(self, cell: Cell, frames: int) -> None:
         """A few steps of the uncached model, so that the first estimate is one."""

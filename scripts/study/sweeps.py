@@ -7,7 +7,7 @@ quality. A curve is written as its methods, in the benchmark's words (`hetcache.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hetcache.benchmark.methods import Method, parse_method
 from hetcache.core.mode import Mode
@@ -21,6 +21,10 @@ class Sweep:
     name: str
     words: tuple[str, ...]
     note: str = ""
+
+    def from_point(self, number: int) -> Sweep:
+        """Without the points before that one (from 1), where enough are left for a curve."""
+        return replace(self, words=self.words[number - 1 :]) if len(self.words) - number >= 3 else self
 
     def methods(self, modes: Mapping[str, Mode] = MODES) -> list[Method]:
         return [parse_method(word, modes) for word in self.words]
@@ -45,6 +49,15 @@ SWEEPS = (
         "beyond about 4x outside the range that its authors use (3 first steps computed instead of 10)",
     ),
     Sweep("adacache", tuple(f"adacache:adacache_codebook={book}" for book in ("slow", "fast", "100"))),
+    dial(
+        *("taylorseer", "taylorseer", "taylorseer_thresh", (0.03, 0.055, 0.105, 0.22, 0.45)),
+        "taylorseer_plan=drift,",
+        "whole stack, first order, on the steps of the calibrated change: a plan of ours, stronger than the next",
+    ),
+    dial(
+        *("taylorseer_interval", "taylorseer", "taylorseer_interval", (2, 3, 5, 8, 13)),
+        note="whole stack, first order, every N-th step as published",
+    ),
     dial("hetcache", "hetcache", "cache_thresh", (0.0072, 0.0165, 0.035, 0.075, 0.17, 0.3)),
     dial(
         *("hetcache_cached", "hetcache", "cache_thresh", (0.0088, 0.019, 0.04, 0.085, 0.19, 0.3)),

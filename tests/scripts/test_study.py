@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from hetcache.benchmark.cells import Cell, Store
-from hetcache.benchmark.runner import Plan
 from scripts.study import __main__ as command
-from scripts.study.cells import StudyBench, StudyPlan, check_code, code_of
+from scripts.study.cells import StudyBench, check_code, code_of
 from scripts.study.clips import FRAMES, HEIGHT, SCENES, WIDTH, make, write_clips
 from scripts.study.curves import FIGURES, LPIPS, PSNR, Point, at, by_clip, duel, estimate, mean_at, standing
 from scripts.study.gather import Runs
@@ -128,6 +127,13 @@ def test_every_curve_is_of_methods_that_exist() -> None:
     assert len(set(points)) == len(points)
 
 
+def test_the_dearest_points_can_wait() -> None:
+    known = known_sweeps()
+    assert known["steps"].from_point(2).words == known["steps"].words[1:]
+    assert known["steps"].from_point(1) == known["steps"]
+    assert known["adacache"].from_point(2) == known["adacache"]
+
+
 class FakeBench(StudyBench):
     """Speed and quality from the method's name; `calls` are the cells that ran."""
 
@@ -148,7 +154,13 @@ class FakeBench(StudyBench):
         times = {name: 0.0 for name in ("text", "vae_encode", "vae_decode")}
         times |= {"denoise": flops / 1000, "total": flops / 1000}
         code = f"code {self.shade}"
-        return {**record, "timing_s": times, "code": code, "pixels": pixels, "process": ""}, frames
+        return {
+            **record,
+            "timing_s": times,
+            "code": code,
+            "mode_code": code_of(cell.method.mode),
+            "pixels": pixels,
+        }, frames
 
     def judge(self, cell: Cell, frames: Any, baseline: Any) -> Any:
         figures = {"psnr": float(cell.method.num_steps or 30), "lpips": 0.01}
@@ -156,10 +168,11 @@ class FakeBench(StudyBench):
 
 
 SWEEP = Sweep("steps", ("steps:26", "steps:4"))
+HETCACHE = Sweep("hetcache", ("hetcache:cache_thresh=0.05", "hetcache:cache_thresh=0.1"))
 
 
 def study(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, bench: StudyBench, **asked: Any) -> Study:
-    made = Study(Asked(tmp_path, (SWEEP, Sweep("hetcache", ("hetcache",))), clips=("pan", "real"), **asked))
+    made = Study(Asked(tmp_path, (SWEEP, HETCACHE), clips=("pan", "real"), **asked))
     monkeypatch.setattr("scripts.study.study.write_clips", fake_clips)
     monkeypatch.setattr(Study, "executor", lambda self, frames: bench)
     return made
@@ -173,12 +186,12 @@ def fake_clips(folder: Any) -> None:
 def test_a_killed_study_goes_on_where_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        study(tmp_path, monkeypatch, FakeBench(first, dies_after=6), seeds=(0,), lengths=(5,)).run(60)
+        study(tmp_path, monkeypatch, FakeBench(first, dies_after=7), seeds=(0,), lengths=(5,)).run(60)
     second: list[str] = []
     whole = study(tmp_path, monkeypatch, FakeBench(second), seeds=(0,), lengths=(5,))
     assert whole.run(60) == 0
     # The first call is the look that the first estimate comes from.
-    assert len(first) == 6 and first[0] == first[1] and len({*first, *second}) == 8
+    assert len(first) == 7 and first[0] == first[1] and len({*first, *second}) == 10
     # What the second process runs twice is the baseline's time that its ratios need, once a clip.
     assert [call for call in second if call in first] == ["real 0 baseline"]
     assert whole.missing() == []
@@ -187,7 +200,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Any, monkeypatch: pytest.
 
 def test_a_block_counts_only_when_every_curve_is_whole(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
-        study(tmp_path, monkeypatch, FakeBench([], dies_after=6), seeds=(0,), lengths=(5,)).run(60)
+        study(tmp_path, monkeypatch, FakeBench([], dies_after=7), seeds=(0,), lengths=(5,)).run(60)
     runs = Runs(study(tmp_path, monkeypatch, FakeBench([]), seeds=(0,), lengths=(5,)), 5)
     assert runs.blocks == [("pan", 0)] and runs.began == 2
     assert [point.speedup for point in runs.curves["steps"]["pan", 0]] == pytest.approx([50 / 26, 12.5])
@@ -197,22 +210,33 @@ def test_new_code_has_to_give_the_same_pixels(tmp_path: Any, monkeypatch: pytest
     study(tmp_path, monkeypatch, FakeBench([]), seeds=(0,), lengths=(5,)).run(60)
     calls: list[str] = []
     made = study(tmp_path, monkeypatch, FakeBench(calls), seeds=(0,), lengths=(5,))
-    assert check_code(made.plan(5), made.store(5), FakeBench(calls)) == ["baseline", "hetcache"]
-    assert calls == ["pan 0 baseline", "pan 0 hetcache"]
-    with pytest.raises(ValueError, match="gives other pixels than with the code of code 0"):
-        check_code(made.plan(5), made.store(5), FakeBench([], shade=1))
+    assert check_code(made.plan(5), made.store(5), FakeBench(calls)) == {"baseline": True, "hetcache": True}
+    assert calls == ["pan 0 baseline", "pan 0 hetcache:cache_thresh=0.05"]
+    assert check_code(made.plan(5), made.store(5), FakeBench([], shade=1), ["baseline"]) == {"hetcache": False}
+    # A mode whose own file has changed is looked at point by point.
+    monkeypatch.setattr("scripts.study.cells.code_of", lambda mode: "new")
+    calls.clear()
+    check_code(made.plan(5), made.store(5), FakeBench(calls))
+    assert calls[1:] == ["pan 0 hetcache:cache_thresh=0.05", "pan 0 hetcache:cache_thresh=0.1"]
 
 
-def test_a_cell_depends_on_its_own_methods_code_alone(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = study(tmp_path, monkeypatch, FakeBench([]))
-    plan, case = made.plan(5), made.cases[0]
-    assert isinstance(plan, StudyPlan) and isinstance(plan.only(case, 0), StudyPlan)
-    before = [plan.cell(method, case, 0).folder for method in plan.methods]
-    monkeypatch.setattr("scripts.study.cells.code_of", lambda mode: "new" if mode == "hetcache" else code_of(mode))
-    after = [plan.cell(method, case, 0).folder for method in plan.methods]
-    changed = [m.mode for m, one, two in zip(plan.methods, before, after, strict=True) if one != two]
-    assert changed == ["hetcache"]
-    assert Plan.cell(plan, plan.methods[0], case, 0).setup.keys() == plan.setup.keys()
+def test_a_mode_with_other_pixels_is_run_again_and_the_uncached_model_may_have_none(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(tmp_path, monkeypatch, FakeBench([]), seeds=(0,), lengths=(5,)).run(60)
+    monkeypatch.setattr("scripts.study.study.facts_of_code", lambda: "newer")
+    monkeypatch.setattr("scripts.study.study.check_code", lambda *_: {"baseline": True, "hetcache": False})
+    calls: list[str] = []
+    made = study(tmp_path, monkeypatch, FakeBench(calls), seeds=(0,), lengths=(5,))
+    assert made.run(60) == 0
+    assert [call for call in calls if "hetcache" in call] == [
+        f"{clip} 0 hetcache:cache_thresh={value}" for clip in ("pan", "real") for value in (0.05, 0.1)
+    ]
+    assert not any("steps" in call for call in calls)
+    monkeypatch.setattr("scripts.study.study.facts_of_code", lambda: "newest")
+    monkeypatch.setattr("scripts.study.study.check_code", lambda *_: {"baseline": False})
+    with pytest.raises(ValueError, match="the uncached model gives other pixels now"):
+        made.run(60)
 
 
 def test_the_pace_is_that_of_what_ran(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +247,16 @@ def test_the_pace_is_that_of_what_ran(tmp_path: Any, monkeypatch: pytest.MonkeyP
     pace.saw(cells["baseline"], 9, 10.0)
     assert pace.expected([(cells["steps:26"], 9)]) == pytest.approx(5.2)
     assert pace.expected([(cells["baseline"], 33)]) == pytest.approx(10 * 33 / 9)
-    assert pace.expected([(cells["hetcache"], 9)]) == pytest.approx(2.5)
-    pace.saw(cells["hetcache"], 9, 1.0)
-    assert pace.expected([(cells["hetcache"], 9), (cells["steps:4"], 9)]) == pytest.approx(1.8)
+    assert pace.expected([(cells[HETCACHE.words[0]], 9)]) == pytest.approx(2.5)
+    pace.saw(cells[HETCACHE.words[0]], 9, 1.0)
+    assert pace.expected([(cells[HETCACHE.words[0]], 9), (cells["steps:4"], 9)]) == pytest.approx(1.8)
 
 
 def test_the_command_reports_what_is_finished(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("scripts.study.study.write_clips", fake_clips)
     monkeypatch.setattr(Study, "executor", lambda self, frames: FakeBench([]))
-    monkeypatch.setattr("scripts.study.__main__.chosen_sweeps", lambda names: (SWEEP, Sweep("hetcache", ("hetcache",))))
+    monkeypatch.setattr("scripts.study.__main__.chosen_sweeps", lambda names: (SWEEP, HETCACHE))
     words = ["--output", str(tmp_path / "out"), "--frames", "5", "--clips", "pan", "real"]
     assert command.main([*words, "--publish", str(tmp_path / "docs")]) == 0
     text = (tmp_path / "out" / "study.md").read_text()
