@@ -17,10 +17,9 @@ from hetcache.core.drift import ChangeEstimator
 from hetcache.core.flops import ModelShape, outside_flops, vace_projection_flops
 from hetcache.core.lead import Decider
 from hetcache.core.mode import Dial, MakeManager, Mode, RunContext
-from hetcache.core.residual import StackResidual
 from hetcache.core.settings import check_settings, setting
-from hetcache.core.store import RESIDUAL, FeatureStore
-from hetcache.core.taylor import MAX_ORDER, TaylorSeries
+from hetcache.core.store import FeatureStore
+from hetcache.core.taylor import MAX_ORDER, TaylorResidual, TaylorSeries
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 
 if TYPE_CHECKING:
@@ -94,22 +93,6 @@ def _forecast(config: TaylorSeerConfig, reason: str, signal: float | None, limit
     return Decision(Compute.BLOCKS, reason, signal, limit, cached_sublayers=frozenset(MODULES))
 
 
-class StackForecast(StackResidual):
-    """One CFG branch: the residual of the whole stack and its differences."""
-
-    def __init__(self, config: TaylorSeerConfig, decider: Decider, branch: Branch) -> None:
-        super().__init__(decider, branch)
-        self._series = TaylorSeries(self.store, config.taylorseer_order)
-
-    def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
-        return hidden.x_BND + self._series.at(RESIDUAL, step.index)
-
-    def commit(
-        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
-    ) -> None:
-        self._series.put(RESIDUAL, step.index, x_out_BND - hidden.x_BND)
-
-
 class ModuleForecast(CacheManager):
     """One CFG branch: every module's output in every block of both stacks, and its differences. VACE's hints come out
     of its forecast blocks, through their projections."""
@@ -150,7 +133,9 @@ def plan(schedule: Schedule, config: TaylorSeerConfig, context: RunContext, bran
 
 
 def cache(config: TaylorSeerConfig, context: RunContext) -> MakeManager:
-    return partial(StackForecast if config.taylorseer_level == "stack" else ModuleForecast, config)
+    if config.taylorseer_level == "stack":
+        return partial(TaylorResidual, config.taylorseer_order)
+    return partial(ModuleForecast, config)
 
 
 def partial_flops(
@@ -182,4 +167,5 @@ MODE = Mode(
     partial_flops=partial_flops,
     cache_bytes=cache_bytes,
     lighter=lighter,
+    calibrated=lambda config: ("drift",) if config.taylorseer_plan == "drift" else (),
 )

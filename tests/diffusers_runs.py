@@ -119,14 +119,15 @@ def cached(pipe, make_manager, **overrides):
 
 def built(name, **settings):
     """The managers of a mode, with a calibration that takes the signal for the change."""
-    from hetcache.core.calibration import Calibration
+    from replay import ToyCalibration
+
     from hetcache.core.drift import IDENTITY
     from hetcache.core.mode import RunContext
     from hetcache.modes import MODES
 
     mode = MODES[name]
     config = mode.config(**{**mode.defaults, **settings})
-    toy = Calibration("toy", "", {"e": IDENTITY, "e0": IDENTITY}, magcache={"cond": (1.0, *(0.99,) * 11)})
+    toy = ToyCalibration("toy", "", {"e": IDENTITY, "e0": IDENTITY}, magcache={"cond": (1.0, *(0.99,) * 11)})
     mask = torch.from_numpy(mask_THW()) if mode.needs_mask else None
     return mode.build(config, RunContext.of(mask, lambda: toy, mode.margin_width(config)))
 

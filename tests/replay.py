@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffsynth_patches.apply import patched
 from hetcache.core.calibration import Calibration
 from hetcache.core.drift import Rescale
 from hetcache.core.mode import Mode, RunContext
+from hetcache.core.paths import PathErrors
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses, classify
 from hetcache.core.vocabulary import Branch, CacheManager, Decision
@@ -22,6 +24,8 @@ SKIPPING = {
     "teacache_slow": {"cache_thresh": 0.9},
     "teacache_fast": {"cache_thresh": 1.2},
     "adacache_slow": {"adacache_codebook": "fast"},
+    "dpcache": {"dpcache_budget": 5},
+    "dbcache": {"dbcache_thresh": 0.9, "dbcache_warmup": 3},
     "easycache": {"easycache_thresh": 1.0, "easycache_first": 3},
     "hetcache": {"cache_thresh": 0.6},
     "hetcache_slow": {"cache_thresh": 0.5},
@@ -79,11 +83,20 @@ def replay(
     return outputs, session
 
 
+class ToyCalibration(Calibration):
+    """One that has errors of paths for every schedule: growing with the distance, and with the step."""
+
+    def path_errors(self, timesteps: Any) -> PathErrors:
+        i, j, t = np.ogrid[: len(timesteps), : len(timesteps), : len(timesteps)]
+        error_TTT = np.where((i < j) & (j < t), (t - j) * (1 + t) / (j - i + 1.0), 0.0)
+        return PathErrors(tuple(map(float, timesteps)), error_TTT, {})
+
+
 def toy_calibration(num_steps: int = 50) -> Calibration:
     """The signal's own change, and magnitudes that fall by 0.4 % a step."""
     ratios = (1.0, *[0.996] * (num_steps - 1))
     identity = Rescale((1.0, 0.0))
-    return Calibration("test", "tests", {"e0": identity, "e": identity}, None, {"cond": ratios})
+    return ToyCalibration("test", "tests", {"e0": identity, "e": identity}, None, {"cond": ratios})
 
 
 def context(recording: Recording) -> RunContext:

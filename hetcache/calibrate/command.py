@@ -1,7 +1,8 @@
 """Measure what the caching methods must know about a model, and write it as the model's calibration.
 
 Runs the uncached model on every clip and writes `MODEL.json` (TeaCache's polynomials, the tabulated change of the
-stack residual, MagCache's ratios per branch) and `MODEL.fastcache.safetensors` (FastCache's linear maps).
+stack residual, MagCache's ratios per branch), `MODEL.fastcache.safetensors` (FastCache's linear maps) and
+with `--paths also` (or `only`) `MODEL.dpcache-STEPS-SHIFT.safetensors` (DPCache's errors of paths, for one schedule).
 
     python -m hetcache.calibrate --model tiny
     python -m hetcache.calibrate --model wan2.1-vace-1.3b --video a.mp4 b.mp4 --mask a_mask.mp4 b_mask.mp4
@@ -17,13 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
+from hetcache.calibrate.measure import (
+    BranchMeasurements,
+    MeasuringManager,
+    change_curve,
+    fit_polynomial,
+    path_errors,
+)
 from hetcache.calibrate.options import CalibrationRequest, parse
-from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file
+from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file, path_file
 from hetcache.core.drift import Rescale
 from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps
 from hetcache.core.options import EditSettings
+from hetcache.core.paths import PathErrors, load_path_errors, save_path_errors
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import CALIBRATIONS, write_json
 from hetcache.media.clip import Clip, read_clip
@@ -61,9 +69,16 @@ def main(argv: list[str] | None = None) -> int:
         clips = [read(video, mask, request, info) for video, mask in zip(asked.video, asked.mask, strict=True)]
         options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
         pipeline = backend(info.backend).load(model, options)
-        measured = measure(pipeline, clips, info.complete(request.edit), asked.rank)
         output = asked.output or own_calibration_file(info.model_id, model)
-        write(output, info, measured, request, str(dtype).removeprefix("torch."), weights_fingerprint(model))
+        if asked.paths == "only":
+            load_calibration(info.model_id, output, model)
+        rank = 0 if asked.paths == "only" else asked.rank
+        measured = measure(pipeline, clips, info.complete(request.edit), rank, asked.paths != "off")
+        weights = weights_fingerprint(model)
+        if asked.paths != "only":
+            write(output, info, measured, request, str(dtype).removeprefix("torch."), weights)
+        if asked.paths != "off":
+            output = write_paths(output, info, measured, request, weights)
     except (ValueError, OSError) as error:
         print(f"hetcache.calibrate: error: {error}", file=sys.stderr)
         return 2
@@ -77,20 +92,45 @@ def read(video: Path, mask: Path, request: CalibrationRequest, info: ModelInfo) 
     return read_clip(video, mask, request.measured.frames, size)
 
 
-def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int) -> Measured:
-    """Run every clip uncached. The first clip's seed is `edit.seed`, each next one adds 1."""
+def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int, paths: bool = False) -> Measured:
+    """Run every clip uncached. The first clip's seed is `edit.seed`, each next one adds 1. With `paths` the errors of
+    paths are measured too."""
     measured = Measured({Branch.COND: [], Branch.UNCOND: []}, {})
 
     def make_manager(branch: Branch, schedule: Schedule) -> MeasuringManager:
         run = BranchMeasurements()
         measured.branches[branch].append(run)
-        return MeasuringManager(run, schedule, measured.fits if rank > 0 else None)
+        return MeasuringManager(run, schedule, measured.fits if rank > 0 else None, paths)
 
     for index, clip in enumerate(clips):
         settings = replace(edit, seed=edit.seed + index)
         result = pipeline.edit(clip, make_manager, settings)
         print(f"{clip.path.name}: {result.session.stage_ms['denoise'] / 1e3:.1f} s for {edit.num_steps} steps")
+        for branch in Branch if paths else ():
+            for run in measured.branches[branch][index:]:
+                run.path_errors = path_errors(run.features)
+                run.features.clear()
     return measured
+
+
+def write_paths(output: Path, info: ModelInfo, measured: Measured, request: CalibrationRequest, weights: str) -> Path:
+    """Write the mean errors of paths over clips and branches beside the calibration file `output`; returns where."""
+    edit, asked = request.edit, request.measured
+    errors = [run.path_errors for runs in measured.branches.values() for run in runs if run.path_errors is not None]
+    facts = {
+        "model": info.model_id,
+        "library": info.backend,
+        "sampler": info.sampler,
+        **({"weights": weights} if weights else {}),
+        "sigma_shift": edit.sigma_shift,
+        "frames": asked.frames,
+        "clips": [video.name for video in asked.video],
+        "first_seed": edit.seed,
+    }
+    path = path_file(output, measured.schedule.num_steps, edit.sigma_shift)
+    save_path_errors(path, PathErrors(measured.schedule.timesteps, np.mean(errors, axis=0), facts))
+    load_path_errors(path)
+    return path
 
 
 def write(

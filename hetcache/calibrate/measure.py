@@ -2,44 +2,56 @@
 
 A `MeasuringManager` runs every step in full and records how the stack residual changes; `fit_polynomial` and
 `change_curve` turn the records of several runs into what TeaCache (arXiv 2411.19108), MagCache (arXiv 2506.09045)
-and FastCache (arXiv 2505.20353) need.
+and FastCache (arXiv 2505.20353) need, `path_errors` into what DPCache (arXiv 2602.22654) does.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hetcache.core.drift import ChangeCurve, Rescale, relative_l1
 from hetcache.core.linear_maps import Layer, LinearFit
 from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
 
 ROWS_PER_STEP = 256
+FEATURE_ROWS = 1024
 POLYNOMIAL_DEGREE = 4
 
 
 @dataclass
 class BranchMeasurements:
     """One branch of one run. `change[i]`: relative L1 change of the stack residual from step i - 1 to i, 0.0
-    first; `magnitude[i]`: mean over tokens of the ratio of its norms, 1.0 first."""
+    first; `magnitude[i]`: mean over tokens of the ratio of its norms, 1.0 first. `features`: some rows of it at every
+    step, float32 on the host, until `path_errors` are made of them."""
 
     change: list[float] = field(default_factory=list)
     magnitude: list[float] = field(default_factory=list)
     schedule: Schedule | None = None
+    features: list[torch.Tensor] = field(default_factory=list)
+    path_errors: NDArray[np.float64] | None = None
 
 
 class MeasuringManager(CacheManager):
-    """Computes everything and records. `fits`, when given, collects rows of every block for FastCache's maps."""
+    """Computes everything and records. `fits`, when given, collects rows of every block for FastCache's maps;
+    `keeps_features` the residual's rows at every step, for DPCache's errors of paths."""
 
     def __init__(
-        self, measured: BranchMeasurements, schedule: Schedule, fits: dict[Layer, LinearFit] | None = None
+        self,
+        measured: BranchMeasurements,
+        schedule: Schedule,
+        fits: dict[Layer, LinearFit] | None = None,
+        keeps_features: bool = False,
     ) -> None:
         measured.schedule = schedule
         self._measured = measured
         self._fits = fits
+        self._keeps_features = keeps_features
         self._residual: torch.Tensor | None = None
         self._step_index = 0
 
@@ -68,9 +80,24 @@ class MeasuringManager(CacheManager):
         self._measured.change.append(change)
         self._measured.magnitude.append(magnitude)
         self._residual = residual
+        if self._keeps_features:
+            num_tokens = residual.shape[1]
+            rows = torch.linspace(0, num_tokens - 1, min(FEATURE_ROWS, num_tokens), device=residual.device).round()
+            self._measured.features.append(residual[0, rows.long()].cpu())
 
     def release(self) -> None:
         self._residual = None
+
+
+def path_errors(features: Sequence[torch.Tensor]) -> NDArray[np.float64]:
+    """[T, T, T]: mean|p - h_t| for i < j < t, p the line through h_i and h_j at t; elsewhere 0."""
+    num_steps = len(features)
+    error_TTT = np.zeros((num_steps,) * 3)
+    for i, j in itertools.combinations(range(num_steps), 2):
+        slope = (features[j] - features[i]) / (j - i)
+        for t in range(j + 1, num_steps):
+            error_TTT[i, j, t] = float((features[j] + slope * (t - j)).sub_(features[t]).abs_().mean())
+    return error_TTT
 
 
 def change_curve(timesteps: Sequence[float], changes: Sequence[float]) -> ChangeCurve:

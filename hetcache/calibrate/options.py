@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hetcache.cli import OneLineParser, add_settings, take
 from hetcache.core.options import EditSettings, Sampling
-from hetcache.core.settings import refused, setting
+from hetcache.core.settings import check_settings, refused, setting
 from hetcache.files import DATA, UserError
 from hetcache.media.sizes import check_frame_count
 from hetcache.models.options import ModelOptions
@@ -26,6 +26,12 @@ class Measured:
     mask: tuple[Path, ...] = setting((DATA / "masks.mp4",), "one mask per clip", shown="the example's")
     frames: int = setting(33, "frames of each clip, 4k+1")
     rank: int = setting(32, "rank of FastCache's linear maps, 0 for none")
+    paths: str = setting(
+        "off",
+        "DPCache's errors of paths, for this number of steps and this shift: measured 'also', or 'only' they are, the "
+        "rest of the calibration as it is",
+        choices=("off", "also", "only"),
+    )
     output: Path | None = setting(
         None, "JSON to write", shown="beside a folder's weights, else where the package keeps it"
     )
@@ -33,6 +39,7 @@ class Measured:
     def __post_init__(self) -> None:
         if len(self.video) != len(self.mask):
             raise UserError(f"{len(self.video)} videos and {len(self.mask)} masks: give one mask per video")
+        check_settings(self)
         check_frame_count(self.frames)
         if self.rank < 0:
             raise refused(self, "rank", "not negative; 0 is none")

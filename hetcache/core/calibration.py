@@ -7,7 +7,9 @@ path a user gives; a model without one is an error that names the command that m
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from hetcache.files import CALIBRATIONS, StrPath, UserError, digest
 
 if TYPE_CHECKING:
     from hetcache.core.linear_maps import LinearMaps
+    from hetcache.core.paths import PathErrors
 
 SCHEMA = 1
 LIBRARY = "diffsynth"
@@ -37,8 +40,9 @@ class Calibration:
 
     `teacache` maps a static signal (`e0`, `e`) to its rescaling; `drift` is the tabulated change of the stack
     residual; `magcache` maps a branch (`cond`, `uncond`) to its magnitude ratios, one per step, the first 1.0;
-    `fastcache` is the file with the blocks' linear maps. `library` and `sampler` say what it was measured under,
-    `asked` how `--model` names the model where that is not `model`. `raw` is the whole JSON.
+    `fastcache` is the file with the blocks' linear maps, `dpcache` those with the errors of paths, one a schedule.
+    `library` and `sampler` say what it was measured under, `asked` how `--model` names the model where that is not
+    `model`. `raw` is the whole JSON.
 
     `measured_on` are the conditions by part (`teacache`, `drift`, `magcache`); `defaults` by mode the settings that its
     authors publish for this model; `elsewhere` by part where a published list lies that is not in this file.
@@ -50,6 +54,7 @@ class Calibration:
     drift: ChangeCurve | None = None
     magcache: dict[str, tuple[float, ...]] = field(default_factory=dict)
     fastcache: Path | None = None
+    dpcache: tuple[Path, ...] = ()
     library: str = LIBRARY
     sampler: str = ""
     asked: str = ""
@@ -87,6 +92,18 @@ class Calibration:
             return load_linear_maps(self.fastcache, self.model)
         except LinearMapsError as error:
             raise CalibrationError(f"{error}: run {calibrate_command(self.model)}") from error
+
+    def path_errors(self, timesteps: Sequence[float]) -> PathErrors:
+        """DPCache's table for the schedule. Raises CalibrationError where none was measured for it, under the same
+        library, sampler and weights."""
+        from hetcache.core.paths import PathErrorsError, choose_table
+
+        command = f"{calibrate_command(self.asked or self.model)} --paths only --steps {len(timesteps)}"
+        origin = {"model": self.model, "library": self.library, "sampler": self.sampler}
+        try:
+            return choose_table(self.dpcache, origin, self.raw.get("weights"), timesteps)
+        except PathErrorsError as error:
+            raise CalibrationError(f"model {self.model!r}: {error}: run {command} with this run's shift") from error
 
     def _missing(self, what: str, elsewhere: str | None = None) -> CalibrationError:
         remedy = f"run {calibrate_command(self.asked or self.model)}"
@@ -152,9 +169,22 @@ def own_calibration_file(model_id: str, model: str) -> Path:
 
 
 def calibration_digest(model_id: str, model: str | None = None) -> str:
-    """A hash of the model's calibration file, empty without one."""
+    """A hash of the model's calibration file and of its tables of path errors, empty without one."""
     file = calibration_file(model_id, model)
-    return digest(file)[:16] if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    parts = [digest(part)[:16] for part in (file, *path_files(file))]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def path_files(file: Path) -> tuple[Path, ...]:
+    """The tables of path errors that lie beside a calibration file."""
+    return tuple(sorted(file.parent.glob(f"{file.stem}.dpcache-*.safetensors")))
+
+
+def path_file(file: Path, num_steps: int, sigma_shift: float) -> Path:
+    """Where the table of one schedule is written, beside the calibration file."""
+    return file.with_name(f"{file.stem}.dpcache-{num_steps}-{sigma_shift:g}.safetensors")
 
 
 def load_calibration(model_id: str, path: Path | None = None, model: str | None = None) -> Calibration:
@@ -171,7 +201,7 @@ def load_calibration(model_id: str, path: Path | None = None, model: str | None 
     try:
         data = json.loads(file.read_text())
         schema, named = data["schema"], data["model"]
-        calibration = _parse(data, file.parent)
+        calibration = _parse(data, file)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise CalibrationError(f"{file} is not a calibration file: {error}") from error
     if schema != SCHEMA:
@@ -195,7 +225,7 @@ def _check_weights(file: Path, made_with: str | None, model: str) -> None:
         )
 
 
-def _parse(data: dict[str, Any], folder: Path) -> Calibration:
+def _parse(data: dict[str, Any], file: Path) -> Calibration:
     rescales = {
         name: Rescale(
             _floats(entry["coefficients"]),
@@ -224,7 +254,8 @@ def _parse(data: dict[str, Any], folder: Path) -> Calibration:
         rescales,
         curve,
         ratios,
-        folder / maps if maps is not None else None,
+        file.parent / maps if maps is not None else None,
+        path_files(file),
         str(data.get("library", LIBRARY)),
         sampler,
         raw=data,

@@ -82,13 +82,15 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Dial:
-    """The config field that trades quality for speed: higher never computes more. `high` bounds the search of
-    `--target-speedup`; `whole` says that only integers are allowed."""
+    """The config field that trades quality for speed: higher never computes more, or never less where it is `falling`.
+    `high` bounds the search of `--target-speedup`; `whole` says that only integers are allowed, as in every falling
+    one."""
 
     field: str
     high: float
     low: float = 0.0
     whole: bool = False
+    falling: bool = False
 
 
 ManagerFactory = Callable[[Branch, Schedule], CacheManager]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from hetcache.core.store import FeatureStore, Key
+from hetcache.core.lead import Decider
+from hetcache.core.residual import StackResidual
+from hetcache.core.store import RESIDUAL, FeatureStore, Key
+from hetcache.core.vocabulary import Branch, Decision, Hidden, Step
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +50,24 @@ class TaylorSeries:
                 break
             value = value + self._store.get(*slot) * (distance**order / math.factorial(order))
         return value
+
+
+class TaylorResidual(StackResidual):
+    """One CFG branch of a mode that computes or forecasts whole steps, as its decider says: the residual of the block
+    stack and its differences. A forecast step runs no block."""
+
+    def __init__(self, order: int, decider: Decider, branch: Branch) -> None:
+        super().__init__(decider, branch)
+        self._series = TaylorSeries(self.store, order)
+
+    def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
+        return hidden.x_BND + self._series.at(RESIDUAL, step.index)
+
+    def commit(
+        self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
+    ) -> None:
+        self._series.put(RESIDUAL, step.index, x_out_BND - hidden.x_BND)
+        self._decider.observe(self._branch, hidden, velocity)
 
 
 def _slot(key: Key, order: int) -> Key:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from baselines import adacache, baseline, easycache, fastcache, magcache, pab, taylorseer, teacache
+from baselines import (
+    adacache,
+    baseline,
+    dbcache,
+    dpcache,
+    easycache,
+    fastcache,
+    magcache,
+    pab,
+    spectrum,
+    taylorseer,
+    teacache,
+)
 from hetcache.core.mode import Mode
 from hetcache.method import hetcache
 from hetcache.modes.composed import with_teacache
@@ -30,6 +42,9 @@ MODES: dict[str, Mode] = {
         magcache.MODE,
         easycache.MODE,
         taylorseer.MODE,
+        dpcache.MODE,
+        spectrum.MODE,
+        dbcache.MODE,
         hetcache.MODE,
         with_teacache(pab.MODE),
         with_teacache(adacache.MODE),

@@ -176,9 +176,10 @@ def call_flops(decision: Decision, mode: Mode, config: Any, context: RunContext,
 
 
 def _guesses(dial: Dial) -> list[float]:
-    """Rising values to bracket the search with: all integers of a whole dial, else low and then doublings."""
+    """Values to bracket the search with, slowest first: all integers of a whole dial, else low and then doublings."""
     if dial.whole:
-        return list(range(int(dial.low), int(dial.high) + 1))
+        numbers: list[float] = list(range(int(dial.low), int(dial.high) + 1))
+        return numbers[::-1] if dial.falling else numbers
     values, value = [dial.low], dial.low + FIRST_GUESS
     while value < dial.high:
         values.append(value)

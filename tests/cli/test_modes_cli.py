@@ -21,7 +21,11 @@ pytestmark = pytest.mark.skipif(
 
 
 # Sixteen steps change more per step than the fifty of the defaults.
-COARSE = {"teacache": ["--cache-thresh", "0.3"], "easycache": ["--easycache-thresh", "0.5"]}
+COARSE = {
+    "dbcache": ["--dbcache-thresh", "0.5"],
+    "teacache": ["--cache-thresh", "0.3"],
+    "easycache": ["--easycache-thresh", "0.5"],
+}
 
 
 @pytest.fixture(scope="module")

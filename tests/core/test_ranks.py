@@ -39,7 +39,7 @@ EXTRA = [
     {**by_mode("sp", "hetcache"), "name": "sp_output", "settings": {"signal": "output", "cache_thresh": 0.5}},
     {**by_mode("sp", "hetcache"), "name": "sp_whole", "settings": {"cache_thresh": 0.6, "whole_steps_only": True}},
 ]
-ROWS_OF_THEIR_OWN = {"fastcache", "fastcache_computed", "fastcache_teacache"}
+ROWS_OF_THEIR_OWN = {"fastcache", "fastcache_computed", "fastcache_teacache", "dbcache"}
 TWO = [
     *(scripted(kind, *each, **odd) for kind in ("cfg", "sp") for each in KV_AND_VACE for odd in ({}, {"odd": True})),
     *(
@@ -53,6 +53,7 @@ TWO = [
 REFUSED = [
     by_mode("sp", "fastcache"),
     by_mode("sp", "fastcache_teacache"),
+    by_mode("sp", "dbcache"),
     scripted("sp", heads=3),
     {**by_mode("sp", "teacache"), "name": "disagree", "ranks": {"1": {"settings": {"cache_thresh": 0.1}}}},
     {**by_mode("cfg", "baseline"), "name": "another_step_count", "ranks": {"1": {"steps": 5}}, "steps": 4},

@@ -170,9 +170,11 @@ def test_static_modes_do_not_synchronise(recording, name, settings):
     assert with_mode.reads == without.reads
 
 
-@pytest.mark.parametrize("name, per_step", [("easycache", 1), ("adacache", 1), ("fastcache", 2 * 6 * 2)])
+@pytest.mark.parametrize(
+    "name, per_step", [("easycache", 1), ("adacache", 1), ("dbcache", 2), ("fastcache", 2 * 6 * 2)]
+)
 def test_content_aware_modes_name_and_count_their_synchronisations(recording, name, per_step):
-    """EasyCache and AdaCache read at most one value a step, FastCache at most two a block, step and branch."""
+    """EasyCache and AdaCache read at most one value a step, DBCache one a branch too, FastCache two a block."""
     with CountReads() as without:
         replay(recording, build("baseline", recording))
     with CountReads() as with_mode:
@@ -324,6 +326,9 @@ def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, b
         "adacache": tokens * (2 if lead else 1),
         "easycache": latents * (4 if lead else 1),
         "taylorseer": 2 * tokens,
+        "dpcache": 2 * tokens,
+        "spectrum": 8 * tokens,
+        "dbcache": 2 * tokens,
         "pab": 2 * blocks * tokens,
         "pab_teacache": 2 * blocks * tokens + tokens,
         "fastcache": 2 * blocks * tokens,
