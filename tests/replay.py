@@ -28,6 +28,7 @@ SKIPPING = {
     "dbcache": {"dbcache_thresh": 0.9, "dbcache_warmup": 3},
     "easycache": {"easycache_thresh": 1.0, "easycache_first": 3},
     "hetcache": {"cache_thresh": 0.6},
+    "hetcache_paper": {"cache_thresh": 0.6, "band": 2.0},
     "hetcache_slow": {"cache_thresh": 0.5},
     "hetcache_fast": {"cache_thresh": 0.6},
     "hetcache_teacache": {"cache_thresh": 0.6},

@@ -114,9 +114,9 @@ class LevelRule:
     """The three-level rule, on the change accumulated since the last computed step (d) and last full step (D).
 
     reuse iff d < delta. Otherwise, rule `paper`: partial iff d < band * delta, else full; rule `dual`: partial
-    iff D < refresh_band * delta, else full. A full step is forced first, last, and after `max_partial_run`
-    partial steps in a row (reuses between them do not reset the run). With `reuses` False nothing is reused:
-    another rule has already decided that.
+    iff D < refresh_band * delta, else full. A full step is forced first, last, for the first `warm_up` computed steps
+    and after `max_partial_run` partial steps in a row (reuses between them do not reset the run). With `reuses` False
+    nothing is reused: another rule has already decided that.
     """
 
     delta: float
@@ -126,6 +126,7 @@ class LevelRule:
     max_partial_run: int = 5
     force_last: bool = True
     reuses: bool = True
+    warm_up: int = 1
 
 
 class LevelAccumulator:
@@ -138,6 +139,7 @@ class LevelAccumulator:
         self.since_full = 0.0
         self.partial_run = 0
         self.index = 0
+        self._num_computed = 0
 
     def next(self, change: float) -> Decision:
         rule, index = self.rule, self.index
@@ -151,6 +153,8 @@ class LevelAccumulator:
         d = self.since_computed
         if rule.reuses and d < rule.delta:
             return Decision(Compute.REUSE, "d < delta", d, rule.delta)
+        if self._num_computed < rule.warm_up:
+            return self._full(f"one of the first {rule.warm_up} computed steps", d)
         if self.partial_run >= rule.max_partial_run:
             return self._full(f"{rule.max_partial_run} partial steps since the last full one", d)
         if rule.rule == "paper":
@@ -160,11 +164,13 @@ class LevelAccumulator:
             return self._full("D >= refresh_band * delta", self.since_full, rule.refresh_band * rule.delta)
         self.since_computed = 0.0
         self.partial_run += 1
+        self._num_computed += 1
         return Decision(Compute.PARTIAL, "d >= delta", d, rule.delta)
 
     def _full(self, reason: str, signal: float | None, threshold: float | None = None) -> Decision:
         self.since_computed = self.since_full = 0.0
         self.partial_run = 0
+        self._num_computed += 1
         return Decision(Compute.FULL, reason, signal, threshold)
 
 

@@ -23,7 +23,7 @@ from hetcache.core.vocabulary import Branch, CacheManager, Decision, Grid, Sched
 if TYPE_CHECKING:
     import torch
 
-    from hetcache.core.tokens import TokenClasses
+    from hetcache.core.tokens import Margin, TokenClasses
 
 
 class NotPlannable(ValueError):  # noqa: N818 - reads as what it says at the raise
@@ -45,7 +45,7 @@ class RunContext:
         cls,
         mask: torch.Tensor | TokenClasses | None,
         calibration: str | Callable[[], Calibration],
-        margin_width: int | None = None,
+        margin_width: int | Margin | None = None,
         grid: Grid | None = None,
     ) -> RunContext:
         """`mask` is [T, H, W], bool or 0/1, on the device of the run; `calibration` a model's name or what loads one;
@@ -150,7 +150,7 @@ class Mode:
     partial_flops: PartialFlops | None = None
     cache_bytes: CacheBytes | None = None
     lighter: Lighter = lambda config: ()
-    margin_width: Callable[[Any], int | None] = lambda config: None
+    margin_width: Callable[[Any], int | Margin | None] = lambda config: None
     needs_mask: bool = False
     maskless: Callable[[Any], bool] = lambda config: False
     vace_on_reuse: Callable[[Any], bool] = lambda config: False

@@ -20,6 +20,16 @@ REFERENCE_MARGIN_WIDTH = 5
 
 
 @dataclass(frozen=True)
+class Margin:
+    """How far from the mask a token is margin: within `width` tokens in space (None: `default_margin_width`), in a
+    square or, `is_round`, by distance, and within `frames` latent frames in time."""
+
+    width: int | None = None
+    frames: int = 1
+    is_round: bool = False
+
+
+@dataclass(frozen=True)
 class TokenClasses:
     """Ascending int64 token indices of each class; together they are every token exactly once. `reference_R` are those
     of reference images, whose latent frames stand before the video's: they have no mask."""
@@ -86,26 +96,32 @@ def mask_to_grid(mask_THW: torch.Tensor) -> torch.Tensor:
     return torch.cat(groups) > 0
 
 
-def dilate(mask_FHW: torch.Tensor, width: int, frames: int) -> torch.Tensor:
-    """Bool [F, H, W] grown by `width` tokens in both spatial directions (a square) and `frames` in time."""
-    kernel = (2 * frames + 1, 2 * width + 1, 2 * width + 1)
-    padding = (frames, width, width)
-    return F.max_pool3d(mask_FHW.float()[None, None], kernel, stride=1, padding=padding)[0, 0] > 0
+def dilate(mask_FHW: torch.Tensor, width: int, frames: int, is_round: bool = False) -> torch.Tensor:
+    """Bool [F, H, W] grown by `width` tokens in both spatial directions (a square, or the disc in it) and `frames` in
+    time."""
+    size = (2 * frames + 1, 2 * width + 1, 2 * width + 1)
+    if not is_round:
+        return F.max_pool3d(mask_FHW.float()[None, None], size, 1, (frames, width, width))[0, 0] > 0
+    offsets = torch.arange(-width, width + 1, device=mask_FHW.device)
+    disc_HW = offsets.view(-1, 1).square() + offsets.square() <= width**2
+    kernel = disc_HW.float().expand(size)[None, None]
+    return F.conv3d(mask_FHW.float()[None, None], kernel, padding=(frames, width, width))[0, 0] > 0.5
 
 
 def classify(
-    mask_THW: torch.Tensor, margin_width: int | None = None, margin_frames: int = 1, reference_frames: int = 0
+    mask_THW: torch.Tensor, margin_width: int | Margin | None = None, margin_frames: int = 1, reference_frames: int = 0
 ) -> TokenClasses:
     """Token classes of a mask (bool or 0/1, [T, H, W], nonzero = edit) on the mask's device.
 
     Generative: the mask touches the token. Margin: within `margin_width` tokens (default: `default_margin_width`)
-    and `margin_frames` latent frames of a generative one. Context: the rest. `reference_frames` latent frames of
-    reference images come before them all. Raises ValueError as `mask_to_grid`.
+    and `margin_frames` latent frames of a generative one, or as a `Margin` says. Context: the rest.
+    `reference_frames` latent frames of reference images come before them all. Raises ValueError as `mask_to_grid`.
     """
     generative_FHW = mask_to_grid(mask_THW)
     grid = Grid(*generative_FHW.shape)
-    width = default_margin_width(grid) if margin_width is None else margin_width
-    near_FHW = dilate(generative_FHW, width, margin_frames)
+    margin = margin_width if isinstance(margin_width, Margin) else Margin(margin_width, margin_frames)
+    width = default_margin_width(grid) if margin.width is None else margin.width
+    near_FHW = dilate(generative_FHW, width, margin.frames, margin.is_round)
 
     def indices(selected_FHW: torch.Tensor) -> torch.Tensor:
         return selected_FHW.flatten().nonzero().squeeze(1)

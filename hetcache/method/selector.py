@@ -79,18 +79,8 @@ class TokenSelector:
         if self._plan is not None and step_index == self._plan_step:
             return self._plan
         classes, device = self.classes, self.classes.context_C.device
-        margin = classes.margin_M[even_sample(len(classes.margin_M), self.num_margin, self._run_index, device)]
-        tokens_per_frame = classes.grid.height * classes.grid.width
-        context = classes.context_C[
-            sample_context(
-                self.num_context,
-                classes.context_C // tokens_per_frame,
-                self._labels_C,
-                self._importance_C,
-                self.config.kmeans_clusters,
-                self._run_index,
-            )
-        ]
+        margin = classes.margin_M[self.margin_picks()]
+        context = classes.context_C[self.context_picks()]
         reference = classes.reference_R.to(device)
         rows_A = torch.cat([reference, classes.generative_G, margin, context]).sort().values
         self._plan = TokenPlan(
@@ -104,3 +94,20 @@ class TokenSelector:
         self._plan_step = step_index
         self._run_index += 1
         return self._plan
+
+    def margin_picks(self) -> torch.Tensor:
+        """Positions among the margin's tokens, int64 [num_margin] ascending."""
+        margin_M = self.classes.margin_M
+        return even_sample(len(margin_M), self.num_margin, self._run_index, margin_M.device)
+
+    def context_picks(self) -> torch.Tensor:
+        """Positions among the context's tokens, int64 [num_context] ascending."""
+        classes = self.classes
+        return sample_context(
+            self.num_context,
+            classes.context_C // (classes.grid.height * classes.grid.width),
+            self._labels_C,
+            self._importance_C,
+            self.config.kmeans_clusters,
+            self._run_index,
+        )

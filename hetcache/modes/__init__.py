@@ -19,7 +19,7 @@ from baselines import (
     teacache,
 )
 from hetcache.core.mode import Mode
-from hetcache.method import hetcache
+from hetcache.method import hetcache, paper
 from hetcache.modes.composed import with_teacache
 
 
@@ -46,6 +46,7 @@ MODES: dict[str, Mode] = {
         spectrum.MODE,
         dbcache.MODE,
         hetcache.MODE,
+        paper.MODE,
         with_teacache(pab.MODE),
         with_teacache(adacache.MODE),
         with_teacache(fastcache.MODE),

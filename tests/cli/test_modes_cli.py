@@ -25,6 +25,7 @@ COARSE = {
     "dbcache": ["--dbcache-thresh", "0.5"],
     "teacache": ["--cache-thresh", "0.3"],
     "easycache": ["--easycache-thresh", "0.5"],
+    "hetcache_paper": ["--cache-thresh", "0.5"],
 }
 
 
