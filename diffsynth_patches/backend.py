@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ from hetcache.models.backend import EditResult, LoadOptions, model_input, must_t
 class WanPipeline:
     """`hetcache.models.backend.Pipeline` of a `WanVideoPipeline`."""
 
-    def __init__(self, pipe: Any, info: ModelInfo, device: str) -> None:
+    def __init__(self, pipe: Any, info: ModelInfo, device: str, wait: Callable[[], None] | None = None) -> None:
         self.pipe = pipe
         self.device = device
+        self.wait = wait
         self._info = info
 
     def shape(self, settings: EditSettings) -> ModelShape:
@@ -48,6 +50,13 @@ class WanPipeline:
         self, clip: Clip, make_manager: ManagerFactory, settings: EditSettings, observer: Observer | None = None
     ) -> EditResult:
         return run_edit(self, self._info, clip, make_manager, settings, observer)
+
+    def taking_turns(self, wait: Callable[[], None]) -> WanPipeline:
+        """The same modules under another pipeline object: what a run sets on the pipeline and on its scheduler is its
+        own."""
+        pipe = copy(self.pipe)
+        pipe.scheduler = copy(self.pipe.scheduler)
+        return WanPipeline(pipe, self._info, self.device, wait)
 
 
 class DiffSynth:
@@ -93,7 +102,10 @@ def run_edit(
 ) -> EditResult:
     """See `hetcache.models.backend.Pipeline.edit`."""
     ranks = ranks_of(settings.parallel, settings.parallel_timeout)
-    pipe, session = pipeline.pipe, CacheSession(make_manager, observer, settings.cache_budget_gib, ranks=ranks)
+    pipe, session = (
+        pipeline.pipe,
+        CacheSession(make_manager, observer, settings.cache_budget_gib, ranks=ranks, wait=pipeline.wait),
+    )
     height, width = clip.size
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -83,6 +83,9 @@ class WanPipeline:
         frames_THWC = (np.asarray(frames) * 255).round().astype(np.uint8)
         dtype = str(pipe.transformer.dtype).removeprefix("torch.")
         return EditResult(frames_THWC, session, expert.shape, peak_memory_gib(), self.device, dtype)
+
+    def taking_turns(self, wait: Callable[[], None]) -> None:
+        """Nothing: a run replaces the transformer's own forward, and offloading hangs on it."""
 
 
 class Diffusers:

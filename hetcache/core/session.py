@@ -31,8 +31,9 @@ class CacheSession:
     runs. Where a scheduler drives the loop, the adapter calls `begin` once and `advance` before every step and after
     the last. `observer(step, records)` is called after every step. `budget_gib` bounds what the branches keep together.
     `make_stage` makes the managers of each further stage, for pipelines that change their model in mid-loop (two
-    experts). `ranks` are the processes that compute this video together. A session serves one run; a second one raises
-    RuntimeError.
+    experts). `ranks` are the processes that compute this video together. `wait`, if given, is called before the first
+    step and after every one and returns when the next may begin; the run's times leave it out. A session serves one
+    run; a second one raises RuntimeError.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class CacheSession:
         budget_gib: float | None = None,
         make_stage: Callable[[], ManagerFactory] | None = None,
         ranks: Ranks = ALONE,
+        wait: Callable[[], None] | None = None,
     ) -> None:
         self._make_manager = make_manager
         self._later: list[ManagerFactory] = []
@@ -49,6 +51,7 @@ class CacheSession:
         self._budget_gib = budget_gib
         self._make_stage = make_stage
         self.ranks = ranks
+        self._wait = wait
         self._managers: dict[tuple[int, Branch], CacheManager] = {}
         self._stage = 0
         self._start_ms = 0.0
@@ -116,6 +119,10 @@ class CacheSession:
         assert self._stage < len(self.schedules), "advance() comes after begin() and before the run's end"
         if self.step is not None and self._observer is not None:
             self._observer(self.step, self.trace.records[self._seen :])
+        if self._wait is not None:
+            before_ms = now_ms()
+            self._wait()
+            self._start_ms += now_ms() - before_ms
         self._seen = len(self.trace.records)
         index = 0 if self.step is None else self.step.index + 1
         while self._stage < len(self.schedules) and index == self.schedules[self._stage].num_steps:

@@ -6,7 +6,7 @@ first used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -80,6 +80,12 @@ class Pipeline(Protocol):
         self, clip: Clip, make_manager: ManagerFactory, settings: EditSettings, observer: Observer | None = None
     ) -> EditResult:
         """Edit `clip` under the managers of one mode. The stage times are in `result.session.stage_ms`."""
+        ...
+
+    def taking_turns(self, wait: Callable[[], None]) -> Pipeline | None:
+        """Another pipeline of the same weights, whose edits call `wait` before the first step and after every one: one
+        of several whose edits are under way at a time, of which only one computes. None where the library has no such
+        pipeline."""
         ...
 
 

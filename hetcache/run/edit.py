@@ -59,25 +59,28 @@ def say_plan(job: Job, config: Any, context: RunContext, editor: Editor) -> Any:
 def edit_short(job: Job, context: RunContext, start: float, studio: Studio | None = None) -> dict[str, Any]:
     """Edit one window and write everything. `start`: when the run began, by `time.perf_counter`. Returns the record."""
     editor, config = ready(job, context, studio)
-    return save_edit(job, config, context, compared(job, config, context, editor), editor, start)
+    results, timed = edited(job, config, context, editor)
+    return save_edit(job, config, context, results, timed, editor, start)
 
 
-def compared(job: Job, config: Any, context: RunContext, editor: Editor) -> list[EditResult]:
-    """[result] or, with --compare, [result, baseline result] of the same process, after one warm-up step."""
+def edited(job: Job, config: Any, context: RunContext, editor: Editor) -> tuple[list[EditResult], str]:
+    """([result], "") or, with --compare, ([result, baseline result] of the same process, how they were timed), after
+    one warm-up step."""
     mode, baseline = job.mode, MODES["baseline"]
     clip, settings = job.clip, job.settings
     if not job.compare:
-        return [editor.edit(clip, mode, config, context, settings, mode.name)]
+        return [editor.edit(clip, mode, config, context, settings, mode.name)], ""
+    runs = [(mode, config), (baseline, baseline.config())]
     while True:
         notes = len(editor.notes)
         editor.edit(clip, baseline, baseline.config(), context, replace(settings, num_steps=1), "warm-up")
-        results = [
-            editor.edit(clip, mode, config, context, settings, mode.name),
-            editor.edit(clip, baseline, baseline.config(), context, settings, "baseline"),
-        ]
+        results, timed = editor.edit_in_turns(clip, runs, context, settings)
+        if results:
+            return results, timed
+        results = [editor.edit(clip, each, chosen, context, settings, each.name) for each, chosen in runs]
         # One that ran out of memory went on with offloading: times of before and after cannot be compared.
         if len(editor.notes) == notes:
-            return results
+            return results, f"one after the other: {timed}"
 
 
 def edit_long(job: Job, context: RunContext, studio: Studio | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,8 +22,10 @@ from hetcache.modes.budget import GIB, fit_to_budget
 from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
 from hetcache.run.studio import Studio
+from hetcache.run.turns import Turns, Wait
 
 KEPT_FREE = 0.8
+IN_TURNS = "step by step, in turn"
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
 
@@ -106,15 +109,53 @@ class Editor:
         except torch.cuda.OutOfMemoryError:
             raise OutOfMemoryError(self._remedy()) from None
 
+    def edit_in_turns(
+        self, clip: Clip, runs: Sequence[tuple[Mode, Any]], context: RunContext, settings: EditSettings
+    ) -> tuple[list[EditResult], str]:
+        """(results of two modes with their configs whose steps were computed in turn, how they were timed). No results
+        where that cannot be; the text then says why."""
+        refused = self._why_not_in_turns(settings)
+        if refused:
+            return [], refused
+
+        def run(number: int) -> Callable[[Wait], EditResult]:
+            def play(wait: Wait) -> EditResult:
+                pipeline, (mode, config) = self.pipeline.taking_turns(wait), runs[number]
+                assert pipeline is not None
+                return self._edit(clip, mode, config, context, settings, mode.name, pipeline)
+
+            return play
+
+        try:
+            return list(Turns[EditResult]().run(run(0), run(1))), IN_TURNS
+        except (torch.cuda.OutOfMemoryError, OutOfMemoryError):
+            return [], "memory does not hold both"
+
+    def _why_not_in_turns(self, settings: EditSettings) -> str:
+        if settings.compile or settings.parallel != "off":
+            return "not with --compile or --parallel"
+        if self._vram.limit_gib is not None:
+            return "weights are offloaded"
+        if self.pipeline.taking_turns(lambda: None) is None:
+            return f"not with {self._job.info.backend}"
+        return ""
+
     def _edit(
-        self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
+        self,
+        clip: Clip,
+        mode: Mode,
+        config: Any,
+        context: RunContext,
+        settings: EditSettings,
+        label: str,
+        pipeline: Pipeline | None = None,
     ) -> EditResult:
         settings = replace(settings, vae_tiling="on" if self._tiled else "off")
         if self._vram.limit_gib is not None:
             settings = replace(settings, compile=False)
         try:
             with StepBar(settings.num_steps, label) as bar:
-                return self.pipeline.edit(
+                return (pipeline or self.pipeline).edit(
                     clip, mode.build(config, context), settings, self._studio.observer(bar.observe)
                 )
         except RuntimeError as error:

@@ -153,7 +153,8 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 "against baseline",
-                f"denoising {compare['denoise_speedup']:.2f}x faster, whole run {compare['total_speedup']:.2f}x",
+                f"denoising {compare['denoise_speedup']:.2f}x faster, whole run {compare['total_speedup']:.2f}x "
+                f"(timed {compare['timed']})",
             )
         )
         for metric, unit in (("psnr_db", " dB"), ("ssim", "")):

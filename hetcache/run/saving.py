@@ -30,10 +30,10 @@ from hetcache.run.window_store import WindowStore
 
 
 def save_edit(
-    job: Job, config: Any, context: RunContext, results: list[EditResult], editor: Editor, start: float
+    job: Job, config: Any, context: RunContext, results: list[EditResult], timed: str, editor: Editor, start: float
 ) -> dict[str, Any]:
-    """Composite and write one window's edit, `results[0]`; `results[1]` is the baseline's with --compare. Returns the
-    record."""
+    """Composite and write one window's edit, `results[0]`; `results[1]` is the baseline's with --compare, and `timed`
+    how the two were timed. Returns the record."""
     result, clip = results[0], job.clip
     composite_start = time.perf_counter()
     edited_THWC, coloured = matched(job, clip, result.frames_THWC)
@@ -57,9 +57,10 @@ def save_edit(
     }
     if job.compare:
         baseline = results[1]
-        record["compare"] = compare(
-            stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW
-        )
+        record["compare"] = {
+            "timed": timed,
+            **compare(stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW),
+        }
     write_json(job.outputs.record, record)
     if job.outputs.report is not None:
         from hetcache.run.page import run_html
