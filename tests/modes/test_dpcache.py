@@ -21,6 +21,7 @@ from hetcache.core.mode import RunContext
 from hetcache.core.paths import PathErrors, PathErrorsError, load_path_errors, save_path_errors
 from hetcache.core.taylor import TaylorResidual
 from hetcache.core.vocabulary import Branch, Compute, Grid, Hidden, Schedule, Step
+from hetcache.files import CALIBRATIONS
 
 
 def schedule(num_steps: int) -> Schedule:
@@ -174,6 +175,16 @@ def test_the_digest_of_a_calibration_counts_its_tables(tmp_path):
     before = calibration_digest("tiny", str(tmp_path))
     lend_path_errors(tmp_path / "tiny.json", 20)
     assert calibration_digest("tiny", str(tmp_path)) != before
+
+
+def test_the_embedded_model_has_a_table_for_its_default_schedule():
+    sigmas = [1 - i / 50 for i in range(50)]
+    timesteps = [5000 * sigma / (1 + 4 * sigma) for sigma in sigmas]
+    table = load_calibration("tiny", model="tiny").path_errors(timesteps)
+    assert table.error_TTT[0, 1, 2] > 0 and table.facts["model"] == "tiny"
+    plan = plan_dpcache(Schedule(tuple(timesteps)), DpCacheConfig(), table.error_TTT)
+    assert decision_string(plan).count("F") == 10
+    assert all(file.stat().st_size < 48_000 for file in CALIBRATIONS.glob("*.dpcache-*"))
 
 
 def test_the_calibration_refuses_what_it_cannot_do(tmp_path, capsys):
