@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetcache.core.conditions import Conditions
 from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
+from hetcache.core.time_curve import TimeCurve
 from hetcache.core.vocabulary import Branch
 from hetcache.files import CALIBRATIONS, StrPath, UserError, digest
 
@@ -39,10 +40,10 @@ class Calibration:
     """What was measured on, or published for, one model.
 
     `teacache` maps a static signal (`e0`, `e`) to its rescaling; `drift` is the tabulated change of the stack
-    residual; `magcache` maps a branch (`cond`, `uncond`) to its magnitude ratios, one per step, the first 1.0;
-    `fastcache` is the file with the blocks' linear maps, `dpcache` those with the errors of paths, one a schedule.
-    `library` and `sampler` say what it was measured under, `asked` how `--model` names the model where that is not
-    `model`. `raw` is the whole JSON.
+    residual and `time_curve` its way, which forecasts follow; `magcache` maps a branch (`cond`, `uncond`) to its
+    magnitude ratios, one per step, the first 1.0; `fastcache` is the file with the blocks' linear maps, `dpcache` those
+    with the errors of paths, one a schedule. `library` and `sampler` say what it was measured under, `asked` how
+    `--model` names the model where that is not `model`. `raw` is the whole JSON.
 
     `measured_on` are the conditions by part (`teacache`, `drift`, `magcache`); `defaults` by mode the settings that its
     authors publish for this model; `elsewhere` by part where a published list lies that is not in this file.
@@ -62,6 +63,7 @@ class Calibration:
     measured_on: dict[str, Conditions] = field(default_factory=dict)
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
+    time_curve: TimeCurve | None = None
 
     def rescale(self, signal: str) -> Rescale:
         """TeaCache's polynomial. Raises CalibrationError when this model was not calibrated for the signal."""
@@ -236,6 +238,7 @@ def _parse(data: dict[str, Any], file: Path) -> Calibration:
     }
     drift = data.get("drift")
     curve = ChangeCurve(_floats(drift["timesteps"]), _floats(drift["cumulative"])) if drift else None
+    way = data.get("time_curve")
     ratios = {branch: _floats(values) for branch, values in data.get("magcache", {}).items()}
     sampler = str(data.get("sampler", ""))
     general = Conditions.read(data.get("measured_on", {}), sampler, curve.timesteps if curve else ())
@@ -262,6 +265,7 @@ def _parse(data: dict[str, Any], file: Path) -> Calibration:
         measured_on=conditions,
         defaults={mode: values for mode, values in data.get("defaults", {}).items() if isinstance(values, dict)},
         elsewhere=dict(data.get("elsewhere", {})),
+        time_curve=TimeCurve(_floats(way["timesteps"]), tuple(map(_floats, way["points"]))) if way else None,
     )
 
 

@@ -15,7 +15,9 @@ from hetcache.core.lead import Decider
 from hetcache.core.mode import Dial, MakeManager, Mode, NotPlannable, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
+from hetcache.core.time_curve import Powers, TimeAxis
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.method.forecast import MAX_ORDER, History, history_bytes
 from hetcache.method.output_drift import OutputDrift
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ class HetCacheConfig:
     cache_thresh: float = setting(
         0.05,
         "delta: reuse a step iff the change accumulated since the last computed step is below it; higher skips more",
+    )
+    forecast: int = setting(
+        0,
+        "order of the forecast of what a step does not compute: 0 repeats the last value, 1 goes on along the last "
+        "change of each token, 2 along its last two",
+        choices=tuple(range(MAX_ORDER + 1)),
     )
     context_ratio: float = setting(0.05, "fraction of context tokens that a partial step computes")
     margin_ratio: float = setting(0.7, "fraction of margin tokens that a partial step computes")
@@ -116,16 +124,20 @@ class HetCacheConfig:
         output = velocity_bytes(shape, num_tokens, bytes_per_value)
         signal = 3 * output if self.signal == "output" else 0
         if self.whole_steps_only:
-            return output + signal
+            return history_bytes(self.forecast, 1, output) + signal
         cached_kv, vace_rows = self.context_kv == "cached", self.partial_vace == "rows"
-        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value) + signal
+        residual = shape.dim * bytes_per_value
+        history = history_bytes(self.forecast, num_tokens, residual) - num_tokens * residual
+        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value) + history + signal
 
     def lighter(self) -> list[tuple[str, HetCacheConfig]]:
         """(what is given up, the config without it): quality or speed for memory, in this order."""
         sampled = replace(self, context_kv="sampled", partial_vace="rows")
+        repeated = replace(sampled, forecast=0)
         return [
             ("partial steps attend among the computed tokens alone, without cached K, V and hints", sampled),
-            ("no partial steps, as with --whole-steps-only", replace(sampled, whole_steps_only=True)),
+            ("what a step does not compute is repeated, as with --forecast 0", repeated),
+            ("no partial steps, as with --whole-steps-only", replace(repeated, whole_steps_only=True)),
         ]
 
 
@@ -146,9 +158,10 @@ class CompactTokens(CacheManager):
         decider: Decider,
         branch: Branch,
         reuses: bool = True,
+        axis: TimeAxis | None = None,
     ) -> None:
         """`selector` is None in a run of whole steps. `reuses` False: the decider never reuses a step, so nothing
-        is kept for that."""
+        is kept for that. `axis` is the time that forecasts are made in, sigma by default."""
         self.config = config
         self.selector = selector
         self.store = FeatureStore()
@@ -160,15 +173,21 @@ class CompactTokens(CacheManager):
         self._decider = decider
         self._branch = branch
         self._reuses = reuses
+        self._axis = axis or Powers()
+        key = VELOCITY if config.whole_steps_only else RESIDUAL
+        self._history = History(self.store, key, config.forecast, self._axis)
         self._step_index = 0
+        self._order = config.forecast
+        self._output_shape: tuple[int, ...] = ()
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
         self._step_index = step.index
         decision = self._decider.decide(self._branch, step, hidden)
+        self._order = self._order_of(decision)
         if decision.compute is not Compute.PARTIAL:
             return decision
         assert self.selector is not None, "partial steps choose tokens by a mask"
-        return replace(decision, plan=self.selector.plan(step.index))
+        return replace(decision, plan=self.selector.plan(step.index, decision.context_ratio))
 
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
         kv = self._kv(ops, decision)
@@ -201,23 +220,23 @@ class CompactTokens(CacheManager):
         if decision.plan is None:
             return x_BAD
         rows_A = decision.plan.rows_A
-        residual_BND = self.store.get(*RESIDUAL)
-        residual_BND.index_copy_(1, rows_A, x_BAD - hidden.x_BND.index_select(1, rows_A))
-        return (hidden.x_BND + residual_BND).index_copy_(1, rows_A, x_BAD)
+        self._history.keep_rows(step, rows_A, x_BAD - hidden.x_BND.index_select(1, rows_A))
+        return (hidden.x_BND + self._history.at(step, self._order_of(decision))).index_copy_(1, rows_A, x_BAD)
 
     def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
-        if self.config.whole_steps_only:
-            return self.store.get(*VELOCITY)
-        return hidden.x_BND + self.store.get(*RESIDUAL)
+        forecast = self._history.at(step, self._order)
+        return forecast.view(self._output_shape) if self.config.whole_steps_only else hidden.x_BND + forecast
 
     def commit(
         self, step: Step, decision: Decision, hidden: Hidden, x_out_BND: torch.Tensor, velocity: torch.Tensor
     ) -> None:
         if self.config.whole_steps_only:
             if self._reuses:
-                self.store.put(*VELOCITY, velocity)
+                # One row: all of the output was computed at the same steps.
+                self._output_shape = velocity.shape
+                self._history.keep(step, velocity.flatten(1).unsqueeze(1))
         elif decision.compute is Compute.FULL:
-            self.store.put(*RESIDUAL, x_out_BND - hidden.x_BND)
+            self._history.keep(step, x_out_BND - hidden.x_BND)
         self._decider.observe(self._branch, hidden, velocity)
 
     def release(self) -> None:
@@ -229,7 +248,13 @@ class CompactTokens(CacheManager):
         return self.store.peak_nbytes + self._decider.cache_bytes(self._branch)
 
     def notes(self) -> dict[str, Any]:
-        return self._decider.notes(self._branch)
+        notes = self._decider.notes(self._branch)
+        if self.config.forecast:
+            notes = {**notes, "forecast_in": "sigma" if isinstance(self._axis, Powers) else "calibrated time"}
+        return notes
+
+    def _order_of(self, decision: Decision) -> int:
+        return self.config.forecast if decision.order is None else decision.order
 
     def _caches_kv(self, stack: str) -> bool:
         if self.config.context_kv == "sampled" or self.config.whole_steps_only:
@@ -263,16 +288,23 @@ def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses
 
 def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:
     selector = None if config.whole_steps_only else _selector(config, context)
-    return partial(CompactTokens, config, selector, reuses=reuses)
+    return partial(CompactTokens, config, selector, reuses=reuses, axis=_axis(config, context))
 
 
 def partial_flops(
     decision: Decision, config: HetCacheConfig, context: RunContext, shape: ModelShape, num_tokens: int
 ) -> int:
-    num_active = _selector(config, context).num_active
+    num_active = _selector(config, context).count_active(decision.context_ratio)
     return partial_step_flops(
         shape, num_tokens, num_active, config.context_kv == "cached", config.partial_vace == "rows"
     )
+
+
+def _axis(config: HetCacheConfig, context: RunContext) -> TimeAxis:
+    """The model's calibrated time where there is one; sigma for a decider that needs no calibration, too."""
+    if config.forecast == 0 or config.signal == "output":
+        return Powers()
+    return context.calibration().time_curve or Powers()
 
 
 def _selector(config: HetCacheConfig, context: RunContext) -> TokenSelector:

@@ -45,6 +45,7 @@ class PaperConfig(HetCacheConfig):
         "('sampled')",
         choices=("cached", "sampled"),
     )
+    forecast: int = setting(0, "order of the forecast of what a step does not compute", choices=(0, 1, 2))
     warm_up: int = setting(2, "computed steps, from the first, that are full")
 
     def __post_init__(self) -> None:

@@ -59,13 +59,13 @@ class PaperSelector(TokenSelector):
         margin_M = self.classes.margin_M
         return even_sample(len(margin_M), self.num_margin, 0, margin_M.device)
 
-    def context_picks(self) -> torch.Tensor:
+    def context_picks(self, num_context: int) -> torch.Tensor:
         context_C = self.classes.context_C
         if self._labels_C is None and self._importance_C is None:
-            return even_sample(len(context_C), self.num_context, 0, context_C.device)
+            return even_sample(len(context_C), num_context, 0, context_C.device)
         labels_C = torch.zeros_like(context_C) if self._labels_C is None else self._labels_C
         score_C = torch.zeros(len(context_C), device=context_C.device)
         num_clusters = 1 if self._labels_C is None else self.config.kmeans_clusters
         return top_per_cluster(
-            score_C if self._importance_C is None else self._importance_C, labels_C, num_clusters, self.num_context
+            score_C if self._importance_C is None else self._importance_C, labels_C, num_clusters, num_context
         )

@@ -36,7 +36,7 @@ class TokenSelector:
         self._labels_C: torch.Tensor | None = None
         self._importance_C: torch.Tensor | None = None
         self._evidence_step = -1
-        self._plan_step = -1
+        self._planned: tuple[int, float | None] | None = None
         self._plan: TokenPlan | None = None
         self._run_index = 0
 
@@ -45,18 +45,23 @@ class TokenSelector:
         return sample_size(self.config.margin_ratio, len(self.classes.margin_M))
 
     @property
-    def num_context(self) -> int:
-        return sample_size(self.config.context_ratio, len(self.classes.context_C))
-
-    @property
     def num_active(self) -> int:
-        """|A|: known before the run, the same for every partial step."""
+        """|A| of a partial step with the config's share of context tokens, known before the run."""
+        return self.count_active()
+
+    def count_active(self, context_ratio: float | None = None) -> int:
+        """|A| of a partial step with that share of context tokens, None: the config's."""
         classes = self.classes
-        return len(classes.reference_R) + len(classes.generative_G) + self.num_margin + self.num_context
+        marked = len(classes.reference_R) + len(classes.generative_G)
+        return marked + self.num_margin + self.count_context(context_ratio)
+
+    def count_context(self, context_ratio: float | None = None) -> int:
+        ratio = self.config.context_ratio if context_ratio is None else context_ratio
+        return sample_size(ratio, len(self.classes.context_C))
 
     def wants_evidence(self, step_index: int) -> bool:
         """True once per full step, for the first branch that asks, while sampling context is to be done."""
-        partial_sample = 0 < self.num_context < len(self.classes.context_C)
+        partial_sample = 0 < self.count_context() < len(self.classes.context_C)
         return partial_sample and step_index > self._evidence_step
 
     def observe(
@@ -72,26 +77,27 @@ class TokenSelector:
             mass_N = attention_mass(q_ND[classes.generative_G], k_ND, num_heads)
             self._importance_C = mass_N[classes.context_C]
 
-    def plan(self, step_index: int) -> TokenPlan:
+    def plan(self, step_index: int, context_ratio: float | None = None) -> TokenPlan:
         """The tokens of this partial step: all generative, a rotating sample of margin and of context, and all of
         reference images. With `context_kv` sampled, what is not computed is not attended to either, and an edit that
         loses sight of its reference at some steps follows it no more."""
-        if self._plan is not None and step_index == self._plan_step:
+        if self._plan is not None and self._planned == (step_index, context_ratio):
             return self._plan
-        classes, device = self.classes, self.classes.context_C.device
+        classes = self.classes
+        num_context = self.count_context(context_ratio)
         margin = classes.margin_M[self.margin_picks()]
-        context = classes.context_C[self.context_picks()]
-        reference = classes.reference_R.to(device)
+        context = classes.context_C[self.context_picks(num_context)]
+        reference = classes.reference_R.to(classes.context_C.device)
         rows_A = torch.cat([reference, classes.generative_G, margin, context]).sort().values
         self._plan = TokenPlan(
             rows_A,
             classes.num_tokens,
             len(classes.generative_G),
             self.num_margin,
-            self.num_context,
+            num_context,
             len(classes.reference_R),
         )
-        self._plan_step = step_index
+        self._planned = step_index, context_ratio
         self._run_index += 1
         return self._plan
 
@@ -100,11 +106,11 @@ class TokenSelector:
         margin_M = self.classes.margin_M
         return even_sample(len(margin_M), self.num_margin, self._run_index, margin_M.device)
 
-    def context_picks(self) -> torch.Tensor:
+    def context_picks(self, num_context: int) -> torch.Tensor:
         """Positions among the context's tokens, int64 [num_context] ascending."""
         classes = self.classes
         return sample_context(
-            self.num_context,
+            num_context,
             classes.context_C // (classes.grid.height * classes.grid.width),
             self._labels_C,
             self._importance_C,

@@ -152,7 +152,7 @@ HETCACHE_SETTINGS = [
     {"context_kv": kv, "partial_vace": vace, "context_ratio": 0.2}
     for kv in ("cached", "sampled")
     for vace in ("rows", "hints")
-]
+] + [{"forecast": order, "context_ratio": 0.2} for order in (1, 2)]
 
 
 @pytest.mark.parametrize(
