@@ -76,7 +76,7 @@ def make_document(plan: Plan, store: Store, model_id: str, command: str, today: 
         f"guidance {config.get('cfg_scale', 0):g}, {_counted(len(plan.cases), 'video')}, "
         f"{_counted(len(plan.seeds), 'seed')}, {_counted(plan.num_repeats, 'repeat')}.",
         "random_weights": random,
-        "warnings": _warnings(plan, rows, random, len(processes)),
+        "warnings": _warnings(plan, store, rows, random, len(processes)),
         "rows": rows,
         "rows_by_video": by_video,
         "environment": {
@@ -140,8 +140,9 @@ def _commands(plan: Plan, store: Store) -> list[dict[str, str]]:
     ]
 
 
-def _warnings(plan: Plan, rows: list[dict[str, Any]], random: bool, num_processes: int) -> list[str]:
+def _warnings(plan: Plan, store: Store, rows: list[dict[str, Any]], random: bool, num_processes: int) -> list[str]:
     lines = [RANDOM, f"Replayed decisions: {plan.setup['decisions']}"] if random else []
+    lines += dict.fromkeys(doubt for record in _records(plan, store) for doubt in record.get("doubts", []))
     measured = [row for row in rows if row.get("quality", {}).get("source")]
     for metric in metrics() if measured and not random else ():
         if metric.fetch and not any(metric.name in row["quality"]["source"].get("all", {}) for row in measured):

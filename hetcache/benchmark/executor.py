@@ -18,10 +18,9 @@ from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.core.calibration import Calibration
 from hetcache.core.facts import hardware
-from hetcache.core.mode import ManagerFactory, RunContext
+from hetcache.core.mode import ManagerFactory, Mode, RunContext
 from hetcache.core.options import EditSettings
 from hetcache.core.session import Observer
-from hetcache.core.tokens import TokenClasses
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
@@ -95,7 +94,7 @@ class Bench:
         edit = replace(self._settings.edit, num_steps=num_steps, seed=cell.seed)
         _forget_peak_memory()
         try:
-            result, classes = self._edit(cell.case, cell.method, edit, cell.method.name)
+            result, context, config = self._edit(cell.case, cell.method, edit, cell.method.name)
         finally:
             # A failed cell's tensors must not count against the next one.
             gc.collect()
@@ -108,7 +107,7 @@ class Bench:
             "model": self._info.model_id,
             "seed": cell.seed,
             "config": {
-                **asdict(cell.method.config()),
+                **asdict(config),
                 **asdict(edit),
                 "frames": self._settings.num_frames,
                 "height": result.frames_THWC.shape[1],
@@ -117,11 +116,12 @@ class Bench:
             },
             "hardware": hardware(result.device),
             "timing_s": timing_s(session.stage_ms, 0.0, 0.0, sum(session.stage_ms.values()) / 1e3),
-            **session_facts(session, classes),
+            **session_facts(session, context.classes),
             "peak_memory_gib": round(result.peak_memory_gib, 3),
+            "doubts": self._doubts(MODES[cell.method.mode], config, context, edit),
         }
         if session.trace.plans:
-            record["token_map"] = token_map(classes, session.trace.plans)
+            record["token_map"] = token_map(context.classes, session.trace.plans)
         return record, result.frames_THWC
 
     def judge(self, cell: Cell, frames: Frames, baseline: Frames | None) -> Record:
@@ -142,15 +142,25 @@ class Bench:
             self._clip = (case, read_clip(case.video, case.mask, self._settings.num_frames, size))
         return self._clip[1]
 
-    def _edit(self, case: Case, method: Method, edit: EditSettings, label: str) -> tuple[EditResult, TokenClasses]:
-        clip, config, pipeline = self.clip(case), method.config(), self._pipeline()
+    def _edit(self, case: Case, method: Method, edit: EditSettings, label: str) -> tuple[EditResult, RunContext, Any]:
+        """(result, what the mode knew, its config for this model)."""
+        clip, config, pipeline, mode = self.clip(case), method.config(), self._pipeline(), MODES[method.mode]
         mask_THW = torch.from_numpy(clip.mask_THW).to(pipeline.device)
-        context = RunContext.of(mask_THW, self._load_calibration, MODES[method.mode].margin_width(config))
+        context = RunContext.of(mask_THW, self._load_calibration, mode.margin_width(config))
+        config = mode.settle(config, context)
         if edit.cfg_batch:
-            check_cfg_batch(MODES[method.mode], config, context, pipeline.schedule(edit))
+            check_cfg_batch(mode, config, context, pipeline.schedule(edit))
         with self._progress(edit.num_steps, label) as observe:
             factory = self._factory(method, config, context)
-            return pipeline.edit(clip, factory, edit, observe), context.classes
+            return pipeline.edit(clip, factory, edit, observe), context, config
+
+    def _doubts(self, mode: Mode, config: Any, context: RunContext, edit: EditSettings) -> list[str]:
+        if not mode.calibrated(config) or self._settings.decisions is not None:
+            return []
+        schedule = self._pipeline().schedule(edit)
+        need = self._info.calibration(self._settings.model)
+        run = need.conditions(schedule.timesteps, edit.sigma_shift, edit.cfg_scale)
+        return mode.doubts(config, context, run, schedule)
 
     def _factory(self, method: Method, config: Any, context: RunContext) -> ManagerFactory:
         letters = self._settings.decisions

@@ -241,7 +241,51 @@ def test_calibrate_writes_what_every_mode_needs(model_folder, tmp_path, capsys):
     assert set(calibration.linear_maps().layers) == {("dit", 0), ("dit", 1), ("vace", 0)}
     assert calibration.raw["measured_on"]["clips"] == ["real.mp4"]
     assert calibration.raw["weights"] == weights_fingerprint(str(model_folder))
+    conditions = calibration.measured_on["magcache"]
+    assert (conditions.steps, conditions.sigma_shift, conditions.cfg_scale) == (4, 5.0, 2.0)
+    assert conditions.schedule() == calibration.drift.timesteps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.fastcache.safetensors", "c.json"]
+
+
+@pytest.mark.parametrize("model", ["wan2.1-vace-14b", "wan2.1-vace-14b-diffusers"])
+def test_a_new_calibration_keeps_the_authors_thresholds(model):
+    """They are published and not measured, for one model whatever library runs it."""
+    kept = calibrate.published_defaults(model)["defaults"]
+    assert kept == load_calibration("wan2.1-vace-14b").raw["defaults"]
+    assert kept["magcache"] == {"magcache_thresh": 0.24, "magcache_max_skips": 6}
+    assert calibrate.published_defaults("tiny") == {}
+
+
+COEFFICIENTS = {
+    ("wan2.1-t2v-1.3b", "e0"): (-5.21862437e4, 9.23041404e3, -5.28275948e2, 1.36987616e1, -4.99875664e-2),
+    ("wan2.1-t2v-1.3b", "e"): (2.39676752e3, -1.31110545e3, 2.01331979e2, -8.29855975, 1.37887774e-1),
+    ("wan2.1-t2v-14b", "e0"): (-3.03318725e5, 4.90537029e4, -2.65530556e3, 5.87365115e1, -3.15583525e-1),
+    ("wan2.1-t2v-14b", "e"): (-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),
+    ("wan2.1-i2v-14b-480p", "e0"): (2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1),
+    ("wan2.1-i2v-14b-480p", "e"): (-3.02331670e2, 2.23948934e2, -5.25463970e1, 5.87348440, -2.01973289e-1),
+    ("wan2.1-i2v-14b-720p", "e0"): (8.10705460e3, 2.13393892e3, -3.72934672e2, 1.66203073e1, -4.17769401e-2),
+    ("wan2.1-i2v-14b-720p", "e"): (-114.36346466, 65.26524496, -18.82220707, 4.91518089, -0.23412683),
+}
+"""As TeaCache4Wan2.1 has them, typed a second time; VACE borrows T2V's of its size."""
+
+
+@pytest.mark.parametrize("model, signal", COEFFICIENTS)
+def test_published_coefficients_digit_by_digit(model, signal):
+    assert load_calibration(model).rescale(signal).coefficients == COEFFICIENTS[model, signal]
+    if "t2v" in model:
+        borrowed = load_calibration(model.replace("t2v", "vace")).rescale(signal)
+        assert borrowed.coefficients == COEFFICIENTS[model, signal]
+
+
+def test_where_the_published_fits_of_t2v_1_3b_are_negative():
+    """docs/methods.md states these ranges; a change there counts as 0."""
+    for signal, inside, outside in (
+        ("e", (0.1850, 0.25, 0.3104), (0.1848, 0.3106)),
+        ("e0", (0.0, 0.0042, 0.1020, 0.2), (0.0044, 0.1018)),
+    ):
+        rescale = load_calibration("wan2.1-t2v-1.3b").rescale(signal)
+        assert all(rescale(x) == 0.0 for x in inside), signal
+        assert all(rescale(x) > 0.0 for x in outside), signal
 
 
 def test_calibrate_refuses_clips_without_masks(model_folder, tmp_path, capsys):
