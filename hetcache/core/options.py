@@ -42,7 +42,9 @@ class Sampling:
     cfg_scale: float | None = setting(
         None, "guidance scale, 1 runs the conditional branch alone", shown="the model's own"
     )
-    sigma_shift: float = setting(5.0, "shift of the noise schedule")
+    sigma_shift: float = setting(
+        5.0, "shift of the noise schedule: 5 is DiffSynth's default, 16 what Wan's own script sets for VACE"
+    )
     seed: int = setting(0, "seed of the initial noise")
     apply_mask_to_input: bool = setting(
         True,
@@ -66,7 +68,9 @@ class Sampling:
         if self.cfg_scale is not None and self.cfg_scale < 0:
             raise refused(self, "cfg_scale", "not negative; 1 is no guidance")
         if self.sigma_shift <= 0:
-            raise refused(self, "sigma_shift", "greater than 0, 5 is the model's own")
+            raise refused(
+                self, "sigma_shift", "greater than 0; 5 is DiffSynth's default, 16 what Wan's own script sets for VACE"
+            )
 
 
 @dataclass(frozen=True)

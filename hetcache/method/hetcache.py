@@ -288,7 +288,7 @@ def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses
 
 def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:
     selector = None if config.whole_steps_only else _selector(config, context)
-    return partial(CompactTokens, config, selector, reuses=reuses, axis=_axis(config, context))
+    return partial(CompactTokens, config, selector, reuses=reuses, axis=time_axis(config, context))
 
 
 def partial_flops(
@@ -300,7 +300,7 @@ def partial_flops(
     )
 
 
-def _axis(config: HetCacheConfig, context: RunContext) -> TimeAxis:
+def time_axis(config: HetCacheConfig, context: RunContext) -> TimeAxis:
     """The model's calibrated time where there is one; sigma for a decider that needs no calibration, too."""
     if config.forecast == 0 or config.signal == "output":
         return Powers()

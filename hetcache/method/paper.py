@@ -67,13 +67,15 @@ def plan(schedule: Schedule, config: PaperConfig, context: RunContext, branch: B
 
 def cache(config: PaperConfig, context: RunContext) -> MakeManager:
     """Each branch chooses its own tokens, as in the release."""
+    axis = hetcache.time_axis(config, context)
 
     def make(decider: Decider, branch: Branch) -> CompactTokens:
         if config.whole_steps_only:
-            return CompactTokens(config, None, decider, branch)
+            return CompactTokens(config, None, decider, branch, axis=axis)
         from hetcache.method.paper_selector import PaperSelector
 
-        manager = CompactTokens(config, PaperSelector(context.classes, config.selection()), decider, branch)
+        selector = PaperSelector(context.classes, config.selection())
+        manager = CompactTokens(config, selector, decider, branch, axis=axis)
         manager.shares_decisions = False
         return manager
 
