@@ -25,6 +25,7 @@ SKIPPING = {
     "teacache_fast": {"cache_thresh": 1.2},
     "adacache_slow": {"adacache_codebook": "fast"},
     "dpcache": {"dpcache_budget": 5},
+    "seacache": {"seacache_thresh": 0.6},
     "dbcache": {"dbcache_thresh": 0.9, "dbcache_warmup": 3},
     "easycache": {"easycache_thresh": 1.0, "easycache_first": 3},
     "hetcache": {"cache_thresh": 0.6},

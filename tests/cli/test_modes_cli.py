@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 # Sixteen steps change more per step than the fifty of the defaults.
 COARSE = {
+    "seacache": ["--seacache-thresh", "2.0"],
     "dbcache": ["--dbcache-thresh", "0.5"],
     "teacache": ["--cache-thresh", "0.3"],
     "easycache": ["--easycache-thresh", "0.5"],

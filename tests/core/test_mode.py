@@ -27,7 +27,7 @@ class Empty:
 
 def hidden(x: float = 1.0) -> Hidden:
     empty = torch.zeros(1)
-    return Hidden(torch.full((1, 1, 1), x), empty, empty, empty, empty, Grid(1, 1, 1))
+    return Hidden(torch.full((1, 1, 1), x), empty, torch.zeros(1, 6, 1), empty, empty, Grid(1, 1, 1))
 
 
 def test_the_plan_is_made_once_per_branch_and_is_what_the_manager_decides():

@@ -22,7 +22,7 @@ NUM_STEPS = 12
 ACCELERATING = [name for name in MODES if name != "baseline"]
 STATIC = [name for name, mode in MODES.items() if mode.plan is not None]
 # The branch that runs first leads: it decides (or, in hetcache, gives the sampling evidence) for both.
-LED = {"easycache", "adacache", "adacache_slow", "adacache_teacache"} | {
+LED = {"easycache", "seacache", "adacache", "adacache_slow", "adacache_teacache"} | {
     name for name in MODES if name.startswith("hetcache")
 }
 
@@ -171,10 +171,10 @@ def test_static_modes_do_not_synchronise(recording, name, settings):
 
 
 @pytest.mark.parametrize(
-    "name, per_step", [("easycache", 1), ("adacache", 1), ("dbcache", 2), ("fastcache", 2 * 6 * 2)]
+    "name, per_step", [("easycache", 1), ("seacache", 1), ("adacache", 1), ("dbcache", 2), ("fastcache", 2 * 6 * 2)]
 )
 def test_content_aware_modes_name_and_count_their_synchronisations(recording, name, per_step):
-    """EasyCache and AdaCache read at most one value a step, DBCache one a branch too, FastCache two a block."""
+    """EasyCache, SeaCache and AdaCache read at most one value a step, DBCache a branch, FastCache two a block."""
     with CountReads() as without:
         replay(recording, build("baseline", recording))
     with CountReads() as with_mode:
@@ -324,6 +324,7 @@ def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, b
         "teacache": tokens,
         "magcache": tokens,
         "adacache": tokens * (2 if lead else 1),
+        "seacache": tokens * (2 if lead else 1),
         "easycache": latents * (4 if lead else 1),
         "taylorseer": 2 * tokens,
         "dpcache": 2 * tokens,
