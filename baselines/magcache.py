@@ -127,7 +127,8 @@ def plan_magcache(schedule: Schedule, config: MagCacheConfig, ratios: Sequence[f
 
 
 def settle(config: MagCacheConfig, context: RunContext) -> MagCacheConfig:
-    return settled(config, context.calibration().defaults.get("magcache", PUBLISHED))
+    """Raises CalibrationError where the file's thresholds are incomplete."""
+    return context.calibration().settle("magcache", lambda own: settled(config, own), PUBLISHED)
 
 
 def plan(schedule: Schedule, config: MagCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:

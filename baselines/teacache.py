@@ -85,7 +85,8 @@ def plan_teacache(schedule: Schedule, config: TeaCacheConfig, estimator: ChangeE
 
 
 def settle(config: Config, context: RunContext) -> Config:
-    return settled(config, context.calibration().defaults.get("teacache", PUBLISHED))
+    """Raises CalibrationError where the file's thresholds are incomplete."""
+    return context.calibration().settle("teacache", lambda own: settled(config, own), PUBLISHED)
 
 
 def plan(schedule: Schedule, config: TeaCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hetcache.core.conditions import Conditions
 from hetcache.core.drift import ChangeCurve, ChangeEstimator, Rescale
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hetcache.core.linear_maps import LinearMaps
     from hetcache.core.paths import PathErrors
 
+T = TypeVar("T")
 SCHEMA = 1
 LIBRARY = "diffsynth"
 """What a calibration that does not say was measured under."""
@@ -106,6 +107,14 @@ class Calibration:
             return choose_table(self.dpcache, origin, self.raw.get("weights"), timesteps)
         except PathErrorsError as error:
             raise CalibrationError(f"model {self.model!r}: {error}: run {command} with this run's shift") from error
+
+    def settle(self, mode: str, settled: Callable[[Mapping[str, Any]], T], published: Mapping[str, Any]) -> T:
+        """`settled` of the values that this file gives for the mode, of `published` where it gives none. Raises
+        CalibrationError for a file whose values are not those that the mode reads."""
+        try:
+            return settled(self.defaults.get(mode, published))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"the calibration of {self.model!r}: defaults of {mode}: {error!r}") from error
 
     def _missing(self, what: str, elsewhere: str | None = None) -> CalibrationError:
         remedy = f"run {calibrate_command(self.asked or self.model)}"

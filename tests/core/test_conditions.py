@@ -185,6 +185,13 @@ def test_magcache_takes_the_authors_point_for_the_model():
     assert point("wan2.1-vace-14b", magcache_max_skips=2) == (0.24, 2)
 
 
+@pytest.mark.parametrize("own", [{"signal": "e"}, {"signal": "e", "slow": 0.1}, {"signal": "x", "slow": {"x": 0.1}}])
+def test_incomplete_thresholds_are_refused_by_name(own):
+    calibration = Calibration("m", "", defaults={"teacache": own})
+    with pytest.raises(CalibrationError, match="calibration of 'm': defaults of teacache"):
+        TEACACHE.settle(TeaCacheConfig(), context(calibration))
+
+
 def test_the_plan_is_made_of_the_settled_config():
     """Also where nobody settled it before: library and benchmark call the plan alone."""
     ratios = (1.0,) * 50
