@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,11 @@ class Clip:
     def to_source(self, frames_THWC: Frames) -> Frames:
         """The model's output [T, H, W, 3] at the source's size and length."""
         return self.placement.frames_to_source(frames_THWC[: len(self.source_THWC)])
+
+    def iter_to_source(self, frames_THWC: Frames) -> Iterator[Frames]:
+        """`to_source` frame by frame [H, W, 3], where large frames are not needed all at once."""
+        for frame_HWC in frames_THWC[: len(self.source_THWC)]:
+            yield self.placement.frames_to_source(frame_HWC[None])[0]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -108,9 +108,11 @@ def feather_mask(mask_THW: Mask, px: int) -> NDArray[np.float32]:
 
     alpha = np.zeros(mask_THW.shape, np.float32)
     for index, mask in enumerate(mask_THW):
-        distance = _distance(mask, px)
-        ramp = np.where(distance <= px, 1.0 - distance / (px + 1.0), 0.0)
-        alpha[index] = ramp * ramp * (3.0 - 2.0 * ramp)
+        box = _box_around(mask, px)
+        if box is not None:
+            distance = distance_transform_edt(~mask[box])
+            ramp = np.where(distance <= px, 1.0 - distance / (px + 1.0), 0.0)
+            alpha[index][box] = ramp * ramp * (3.0 - 2.0 * ramp)
     return alpha
 
 
@@ -204,13 +206,19 @@ def _binary(grey: NDArray[np.uint8], size: tuple[int, int], level: int, invert: 
 def _distance(mask: Mask, px: int) -> NDArray[np.float64]:
     """Distance of every pixel to the nearest True one, exact up to `px` and more than `px` beyond."""
     far = np.full(mask.shape, np.inf)
+    box = _box_around(mask, px)
+    if box is not None:
+        far[box] = distance_transform_edt(~mask[box])
+    return far
+
+
+def _box_around(mask: Mask, px: int) -> tuple[slice, slice] | None:
+    """Rows and columns of the mask grown by `px`, None for an empty one. Masks are mostly small: only there distances
+    matter."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if rows.size == 0:
-        return far
-    # Masks are mostly small: only their box, grown by px, needs the transform.
-    box = (
+        return None
+    return (
         slice(max(rows[0] - px, 0), rows[-1] + px + 1),
         slice(max(columns[0] - px, 0), columns[-1] + px + 1),
     )
-    far[box] = distance_transform_edt(~mask[box])
-    return far

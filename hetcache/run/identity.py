@@ -38,6 +38,7 @@ def run_identity(job: Job) -> dict[str, Any]:
         "feather": job.feather_px,
         "fill": job.fill,
         "match colour": job.match_colour,
+        "restore seen": job.restore_seen,
         "weights": [facts_of_weights(job.model), job.revision],
         "memory": [job.vram.limit_gib, job.vram.fp8_storage],
         "dtype": str(job.dtype),

@@ -60,6 +60,7 @@ class Job:
     fill: str
     feather_px: int
     match_colour: bool
+    restore_seen: bool
     regrain: bool
     mask_report: MaskReport | None
     look: Look
@@ -138,6 +139,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         fill=fill,
         feather_px=feather_px,
         match_colour=wanted.match_colour,
+        restore_seen=wanted.restore_seen,
         regrain=wanted.regrain,
         mask_report=examine(source, clip, num_frames),
         look=look_of(source, num_frames, wanted.lossless),

@@ -119,6 +119,11 @@ class Output:
         True,
         "add to the edit, inside the mask, the smooth difference in colour that it has from the video around the mask",
     )
+    restore_seen: bool = setting(
+        True,
+        "where the edit agrees with what other frames show (--fill propagate), put that in its place, with the detail "
+        "that the model's autoencoder loses",
+    )
     regrain: bool = setting(
         False, "add to the edit, inside the mask, the grain that the video around the mask has and the edit lacks"
     )

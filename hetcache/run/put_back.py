@@ -17,6 +17,7 @@ from hetcache.media.fill_reader import fill_reader
 from hetcache.media.harmonise import lacking_grain, match_colour, with_grain
 from hetcache.media.masks import composite
 from hetcache.media.propagate import Filled
+from hetcache.media.restore import restore_seen
 from hetcache.media.windows import Window
 from hetcache.run.job import Job
 
@@ -27,15 +28,25 @@ MEASURED_FRAMES = 33
 
 
 def matched(job: Job, clip: Clip, raw_THWC: Frames) -> tuple[Frames, dict[str, Any]]:
-    """(`raw_THWC`, at the model's size, with its colours matched, where that was asked for; facts for the record)."""
+    """(`raw_THWC`, at the model's size, with its colours matched and what other frames show restored, where that was
+    asked for; facts for the record)."""
+    edited_THWC, shift = _colours_matched(job, clip, raw_THWC)
+    share = None
+    # With --keep-seen all that is shown surely has left the mask.
+    if job.restore_seen and clip.filled is not None and clip.kept is None:
+        edited_THWC, share = restore_seen(edited_THWC, clip.filled, clip.mask_THW)
+    return edited_THWC, {"colour_shift": shift, "restored_share": None if share is None else round(share, 6)}
+
+
+def _colours_matched(job: Job, clip: Clip, raw_THWC: Frames) -> tuple[Frames, float | None]:
     if not job.match_colour or not clip.mask_THW.any():
-        return raw_THWC, {"colour_shift": None}
+        return raw_THWC, None
     scale = job.clip.placement.scale
     # A bicubic filter reaches two pixels of the larger side; a clip with a fill was scaled without what is masked.
     unsure_px = 0 if scale == 1 or clip.filled is not None else math.ceil(2 * max(scale, 1))
     edited_THWC = match_colour(raw_THWC, clip.frames_THWC, clip.mask_THW, unsure_px)
     change = edited_THWC[clip.mask_THW].astype(np.int16) - raw_THWC[clip.mask_THW]
-    return edited_THWC, {"colour_shift": round(float(np.abs(change).mean()), 3)}
+    return edited_THWC, round(float(np.abs(change).mean()), 3)
 
 
 class PutBack:
@@ -44,12 +55,6 @@ class PutBack:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._grain: list[float] | None = None
-
-    def whole(self, edited_THWC: Frames) -> Frames:
-        """All frames [T, H, W, 3] of a short clip."""
-        if not self._job.regrain and not self._job.source.options.keep_seen:
-            return edited_THWC
-        return np.stack(list(self.stream(iter(edited_THWC))))
 
     def stream(self, edited: Iterable[Frames]) -> Iterator[Frames]:
         """Frames [H, W, 3] in, frames out, in memory that does not grow."""
@@ -130,7 +135,9 @@ def prepared_facts(job: Job, clip: Clip) -> dict[str, Any]:
 
 
 def mean_shift(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """`colour_shift` of the edited windows together."""
-    shifts = [window["put_back"]["colour_shift"] for window in windows]
-    known = [shift for shift in shifts if shift is not None]
-    return {"colour_shift": round(float(np.mean(known)), 3) if known else None}
+    """`colour_shift` and `restored_share` of the edited windows together."""
+    found: dict[str, Any] = {}
+    for name, places in (("colour_shift", 3), ("restored_share", 6)):
+        known = [value for window in windows if (value := window["put_back"][name]) is not None]
+        found[name] = round(float(np.mean(known)), places) if known else None
+    return found

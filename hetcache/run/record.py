@@ -176,6 +176,8 @@ def _mask_text(conditioning: Mapping[str, Any], put_back: Mapping[str, Any]) -> 
         parts.append(f"{conditioning['kept_share']:.0%} kept from there")
     if put_back["colour_shift"] is not None:
         parts.append(f"colours moved by {put_back['colour_shift']:.1f} of 255")
+    if put_back["restored_share"] is not None:
+        parts.append(f"{put_back['restored_share']:.0%} restored from other frames")
     if put_back["grain"] is not None:
         parts.append("grain added")
     return ", ".join(parts)

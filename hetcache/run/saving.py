@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import Any
 
@@ -38,8 +38,10 @@ def save_edit(
     composite_start = time.perf_counter()
     edited_THWC, coloured = matched(job, clip, result.frames_THWC)
     laying = PutBack(job)
-    edited_THWC = laying.whole(clip.to_source(edited_THWC))
-    lost_sound = write_result(job, edited_THWC)
+    edited: Iterable[NDArray[np.uint8]] = laying.stream(clip.iter_to_source(edited_THWC))
+    if job.outputs.report is not None:  # which shows them again
+        edited = list(edited)
+    lost_sound = write_result(job, edited)
     if job.outputs.raw is not None:
         write_video(job.outputs.raw, result.frames_THWC[: job.num_frames], clip.fps)
     now, stage_ms = time.perf_counter(), result.session.stage_ms
@@ -65,7 +67,7 @@ def save_edit(
     if job.outputs.report is not None:
         from hetcache.run.page import run_html
 
-        frames = composite(clip.source_THWC, edited_THWC, clip.source_mask_THW, job.feather_px)
+        frames = composite(clip.source_THWC, np.stack(list(edited)), clip.source_mask_THW, job.feather_px)
         page = run_html(
             record,
             job.command,
@@ -114,7 +116,10 @@ def write_result(job: Job, edited: Iterable[NDArray[np.uint8]] | None) -> list[s
     own planes, times and sound around them. Without the sound when that cannot be read: why, as a list of notes."""
     lost_sound: list[str] = []
     source, count = job.source, job.num_frames
-    with closing(source.every_mask(count)) as masks:
+    with ExitStack() as opened:
+        # The masks of one window are read already.
+        one = len(job.windows) == 1
+        masks = iter(job.clip.source_mask_THW) if one else opened.enter_context(closing(source.every_mask(count)))
         planes = result_planes(source, edited, masks, job.feather_px, job.look, count)
         write_edit(job.outputs.video, planes, source.timeline(count), job.look, source.info, lost_sound)
     return lost_sound
@@ -164,6 +169,7 @@ def run_facts(job: Job, settings: dict[str, Any], fell_back: Sequence[str]) -> d
             "focus_box": job.clip.placement.focus,
             "task": job.task,
             "match_colour": job.match_colour,
+            "restore_seen": job.restore_seen,
             "regrain": job.regrain,
             "feather_px": job.feather_px,
             "frames": job.num_frames,

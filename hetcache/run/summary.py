@@ -78,7 +78,10 @@ def _fill_rows(job: Job) -> list[Row]:
 def _put_back_text(job: Job) -> str:
     colours = "colours matched to the surroundings" if job.match_colour else "colours as the model makes them"
     grain = ", with their grain" if job.regrain else ""
-    return f"{colours}{grain}, blended over {job.feather_px} pixels"
+    restored = ""
+    if job.restore_seen and job.clip.filled is not None and job.clip.kept is None:
+        restored = "; what other frames show restored where the edit agrees with it"
+    return f"{colours}{grain}, blended over {job.feather_px} pixels{restored}"
 
 
 def video_rows(job: Job) -> list[Row]:

@@ -2,8 +2,9 @@
 
     python -m scripts.measure.removal_protocol --clips FOLDER --out results/removal
 
-FOLDER holds NAME.mp4 and, where a clip shows moving objects, NAME_mask.mp4: the moving hole stays off those. Compared,
-inside the hole and against the source: `cv2.inpaint` (Telea), the push-pull fill, what other frames show alone, and the
+FOLDER holds NAME.mp4 and, where a clip shows moving objects, NAME_mask.mp4: the moving hole stays off those. Without
+one, and with a camera that stands still, what differs from the temporal median moves. Compared, inside the hole and
+against the source: `cv2.inpaint` (Telea), the push-pull fill, what other frames show alone, and the
 runs of inference.py listed in RUNS. Every result is kept, so that an interrupted run goes on; `--minutes` stops it in
 time. Prints the table so far; `removal.md` in --out has it.
 """
@@ -17,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hetcache.media.fill import fill_under_mask
 from hetcache.media.masks import dilate_mask, read_mask
 from hetcache.media.motion import estimate_motion
 from hetcache.media.propagate import propagate_fill
-from hetcache.media.read import read_frames
+from hetcache.media.read import iter_frames, read_frames
 from hetcache.metrics.lpips import Lpips, load_lpips
 
 Frames = NDArray[np.uint8]
@@ -56,6 +57,8 @@ RUNS = {
     "now": [],
     "now, --keep-seen": ["--keep-seen"],
 }
+# Grey levels from the temporal median of so many frames, above which a pixel moves.
+MOVES, FOR_MEDIAN = 24, 81
 CLASSICAL = ("cv2.inpaint", "push-pull", "other frames alone")
 
 
@@ -134,7 +137,16 @@ def read_clip(clip: Path, count: int) -> tuple[Frames, Mask, str]:
     mask = clip.with_name(f"{clip.stem}_mask.mp4")
     if mask.is_file():
         objects_THW = dilate_mask(read_mask(mask, count, frames_THWC.shape[1:3]), 8)
+    elif camera(frames_THWC, objects_THW) == "still":
+        objects_THW = dilate_mask(movers(np.stack([*islice(iter_frames(clip), FOR_MEDIAN)]))[:count], 8)
     return frames_THWC, objects_THW, camera(frames_THWC, objects_THW)
+
+
+def movers(frames_THWC: Frames) -> Mask:
+    """[T, H, W]: what a camera that stands still sees move, without specks of under 3 pixels."""
+    still_HWC = np.median(frames_THWC, axis=0)
+    moving = [(np.abs(frame - still_HWC).max(2) > MOVES).astype(np.uint8) for frame in frames_THWC]
+    return np.stack([cv2.morphologyEx(each, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0 for each in moving])
 
 
 def measured(args: argparse.Namespace, meter: Lpips, clip: Path, motion: str, method: str) -> dict[str, Any] | None:
@@ -160,7 +172,7 @@ def cells(args: argparse.Namespace) -> list[dict[str, Any]]:
     stop = time.monotonic() + 60 * args.minutes
     clips = sorted(path for path in args.clips.glob("*.mp4") if not path.stem.endswith("_mask"))
     found = []
-    for motion, clip, method in product(MOTIONS, clips, (*CLASSICAL, *RUNS)):
+    for motion, clip, method in product(args.motions, clips, (*CLASSICAL, *RUNS)):
         file = args.out / f"{clip.stem}-{motion}-{method.replace(' ', '_')}-{args.frames}-{args.steps}.json"
         if not file.is_file() and time.monotonic() < stop:
             write_json(file, measured(args, meter, clip, motion, method))
@@ -210,6 +222,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--frames", type=int, default=17, help="of each clip, 4k+1 (default 17)")
     parser.add_argument("--steps", type=int, default=50, help="denoising steps (default 50)")
+    parser.add_argument(
+        "--motions", nargs="+", choices=MOTIONS, default=list(MOTIONS), help="of the hole (default all)"
+    )
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after so many")
     parser.add_argument("--lpips", metavar="FILE", help="the AlexNet weights, else those that were fetched")
     args = parser.parse_args()

@@ -65,6 +65,20 @@ def test_what_other_frames_show_is_said_before_the_run_and_in_its_record(tmp_pat
     assert "what other frames show (100%)" in plan and "colours matched to the surroundings, blended over" in plan
 
 
+def test_what_other_frames_show_is_restored_where_the_edit_agrees(tmp_path, capsys):
+    """One step of the model leaves a blur that has the colours of the background."""
+    truth, mask = still(), box()
+    words = ("--mask-feather", 0)
+    with_it, restored = edit(tmp_path, truth, mask, *words)
+    assert "restored where the edit agrees" in capsys.readouterr().out
+    without, left = edit(tmp_path, truth, mask, *words, "--no-restore-seen")
+    assert with_it["put_back"]["restored_share"] > 0.05 and without["put_back"]["restored_share"] is None
+    assert "restored where the edit agrees" not in capsys.readouterr().out
+    errors = [np.abs(each[mask > 0].astype(float) - truth[mask > 0]).mean() for each in (restored, left)]
+    assert errors[0] < errors[1]
+    assert (restored[mask == 0] == left[mask == 0]).all()
+
+
 def test_with_nothing_left_to_invent_the_model_is_not_run(tmp_path, no_model, capsys):
     truth = still()
     hidden = truth.copy()
