@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,11 @@ Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
+
+
+def placements_at(index: int, spans: Iterable[tuple[range, Placement]]) -> set[Placement]:
+    """The placements of the spans of frames that hold frame `index`."""
+    return {placement for frames, placement in spans if index in frames}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.media.clip import Clip, hold_last
-from hetcache.media.placement import Placement
+from hetcache.media.placement import Placement, placements_at
 from hetcache.media.result import ended
 from hetcache.media.source import Source
 from hetcache.media.windows import Window
@@ -20,19 +20,31 @@ Mask = NDArray[np.bool_]
 
 
 class WindowReader:
-    """Context manager: the clip of each window in turn, from one pass over the files that begins at `start`."""
+    """Context manager: the clip of each window in turn, from one pass over the files that begins at `start`. `moved`:
+    the windows with their placements, where those differ; a frame of two windows is held as either will see it."""
 
-    def __init__(self, source: Source, placement: Placement, num_frames: int, start: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        num_frames: int,
+        start: int,
+        moved: Sequence[tuple[Window, Placement]] = (),
+    ) -> None:
         self._source = source
+        self._spans = [(range(window.start, window.stop), place) for window, place in moved]
         self._placement = placement
         self._num_frames = num_frames
         self._stream = source.stream(start)
-        self._held: list[tuple[Frames, Mask]] = []
+        self._held: list[dict[Placement, tuple[Frames, Mask]]] = []
         self._held_from = start
 
-    def read(self, window: Window) -> Clip:
-        """The clip of `window`, which starts no earlier than the last one. Its source frames are not kept: they are
-        those at the model's size. Raises VideoError when the video or its mask ends early."""
+    def read(self, window: Window, placement: Placement | None = None) -> Clip:
+        """The clip of `window`, which starts no earlier than the last one, as its `placement`, the reader's own if
+        None, shows it. Its source frames are not kept: they are those at the model's size. Raises VideoError when the
+        video or its mask ends early."""
+        placement = placement or self._placement
+        self._spans = [(frames, place) for frames, place in self._spans if frames.stop > window.start]
         del self._held[: window.start - self._held_from]
         self._held_from = window.start
         count = min(window.count, self._num_frames - window.start)
@@ -41,10 +53,14 @@ class WindowReader:
             if pair is None:
                 raise ended(self._source, self._held_from + len(self._held), self._num_frames)
             frames, mask = pair
-            self._held.append((self._placement.frames_to_model(frames)[0], self._placement.mask_to_model(mask)[0]))
-        frames_THWC = hold_last(np.stack([frame for frame, _ in self._held[:count]]), window.count)
-        mask_THW = hold_last(np.stack([mask for _, mask in self._held[:count]]), window.count)
-        size = self._placement.model
+            index = self._held_from + len(self._held)
+            wanted = placements_at(index, self._spans) if self._spans else {self._placement}
+            placed = {each: (each.frames_to_model(frames)[0], each.mask_to_model(mask)[0]) for each in wanted}
+            self._held.append(placed)
+        pairs = [placed[placement] for placed in self._held[:count]]
+        frames_THWC = hold_last(np.stack([frame for frame, _ in pairs]), window.count)
+        mask_THW = hold_last(np.stack([mask for _, mask in pairs]), window.count)
+        size = placement.model
         return Clip(
             self._source.video,
             self._source.info.fps,

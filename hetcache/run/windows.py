@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -29,17 +28,16 @@ def edit_windows(job: Job, store: WindowStore, ready: Callable[[], tuple[Editor,
         return
     ready_once = cache(ready)
     placements = [job.placement(index) for index in range(len(job.windows))]
-    with ExitStack() as opened:
-        for index in range(done, len(job.windows)):
-            window, placement = job.windows[index], placements[index]
-            if index == done or placement != placements[index - 1]:
-                # Read anew where the box moves: what is held of the frames shows the old one.
-                opened.close()
-                reader = opened.enter_context(WindowReader(job.source, placement, job.num_frames, window.start))
-                fills = opened.enter_context(fill_reader(job.source, placement, window.start))
-            clip = reader.read(window)
+    todo = list(zip(job.windows, placements, strict=True))[done:]
+    (first, placement), moved = todo[0], todo if len(set(placements)) > 1 else []
+    with (
+        WindowReader(job.source, placement, job.num_frames, first.start, moved) as reader,
+        fill_reader(job.source, placement, first.start, moved) as fills,
+    ):
+        for index, (window, placement) in enumerate(todo, done):
+            clip = reader.read(window, placement)
             if job.fill == "propagate":
-                clip = with_fill(clip, fills, window, job.source.options.keep_seen, placement.rest())
+                clip = with_fill(clip, fills, window, job.source.options.keep_seen, placement)
             earlier = known_frames(placements, store, job.windows, index)
             label = f"{job.mode.name}, window {index + 1} of {len(job.windows)}"
             frames_THWC, facts = edit_window(ready_once, job, window, clip, earlier, label)

@@ -55,6 +55,31 @@ def test_windows_in_turn_are_what_each_alone_is(files):
             assert (getattr(each, part) == getattr(again, part)).all()
 
 
+def test_windows_that_nobody_asks_for_are_passed_over(files):
+    """Those whose mask is empty; the frames in between are not taken for the later window's."""
+    with reader(files, 0) as in_turn, reader(files, 0, 6) as alone:
+        in_turn.read(Window(0, 1, 0))
+        found, again = in_turn.read(Window(6, 5, 0)), alone.read(Window(6, 5, 0))
+    assert (found.mask_THW == files[2][6:11]).all()
+    assert (found.frames_THWC == again.frames_THWC).all()
+
+
+def test_windows_whose_boxes_move_are_read_in_one_pass(files, monkeypatch):
+    """As each alone would see them, box by box."""
+    windows = [Window(0, 5, 0), Window(4, 5, 1), Window(8, 5, 1)]
+    boxes = [Placement("stretch", SIZE, (32, 48), (2 * n, 4 * n, 48, 64)) for n in range(3)]
+    source = Source.open(files[0] / "v.mkv", files[0] / "m.mkv")
+    with FillReader(source, boxes[0], 4, 0, list(zip(windows, boxes, strict=True))) as in_turn:
+        monkeypatch.setattr(Source, "stream", None)
+        found = [in_turn.read(window, box) for window, box in zip(windows, boxes, strict=True)]
+    monkeypatch.undo()
+    for window, box, each in zip(windows, boxes, found, strict=True):
+        with FillReader(source, box, 4, window.start) as alone:
+            again = alone.read(window)
+        for part in ("frames_THWC", "seen_THW", "mask_THW"):
+            assert (getattr(each, part) == getattr(again, part)).all()
+
+
 def test_a_mask_that_ends_with_the_window_bounds_the_reach(files):
     with reader(files, 80, mask="short.mkv") as short:
         filled = short.read(Window(0, 5, 0))

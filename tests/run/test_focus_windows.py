@@ -15,6 +15,7 @@ from video_files import make
 import inference
 from hetcache.media.focus import MaskExtent, focus_box, focus_boxes, snug_size
 from hetcache.media.read import read_frames
+from hetcache.media.source import Source
 from hetcache.run import windows as long_run
 
 NUM_FRAMES, HEIGHT, WIDTH, SIDE = 17, 96, 384, 16
@@ -80,6 +81,20 @@ def test_windows_go_on_from_each_others_pixels(folder: Path, monkeypatch: pytest
             assert len(rows) and np.array_equal(frame[rows, columns], finished[4 + place][rows, columns + shift])
     output, video = read_frames(folder / "o.mp4"), read_frames(folder / "v.mp4")
     assert np.abs(output.astype(int) - video).mean() < 6
+
+
+def test_the_files_are_read_in_one_pass_wherever_the_box_goes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[int] = []
+    real = Source.stream
+
+    def counted(source: Source, start: int = 0) -> Any:
+        starts.append(start)
+        return real(source, start)
+
+    monkeypatch.setattr(Source, "stream", counted)
+    assert run(folder) == 0
+    # The first window's fill before the run; then frames and fills of all windows.
+    assert starts == [0, 0, 0]
 
 
 def test_resume_goes_on_in_the_box_of_its_window(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
