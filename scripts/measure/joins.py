@@ -1,13 +1,14 @@
 """How the windows of a long edit join, on clips of which the truth is known.
 
-    python -m scripts.measure.joins make outputs/joins
+    python -m scripts.measure.joins make outputs/joins [--video FILE --at TOP,LEFT]
     python -m scripts.measure.joins show outputs/joins/still.mp4 outputs/joins/still_edit.mp4
 
-`make` writes two clips of 300 frames, cut out of the example and played to and fro, each with the mask of a box that
-moves and covers no object: `still` with a camera that stands, `moving` with one that pans. `show` measures an edit of
-one of them, window by window, by the edit's record: the seam ratio of each join, and that of the truth there;
-CIEDE2000 of the hole's mean colour from the first window's, less what the truth itself does; its fine detail over the
-truth's, and that over the window's before; PSNR in the mask.
+`make` writes two clips of 300 frames, each with the mask of a box that moves and covers no object: `still` with a
+camera that stands, `moving` with one that pans. They are cut out of the example and played to and fro, or out of
+another video of a still camera, frame by frame, where `--at` says that nothing moves. `show` measures an edit of one
+of them, window by window, by the edit's record: the seam ratio of each join, and that of the truth there; CIEDE2000 of
+the hole's mean colour from the first window's, less what the truth itself does; its fine detail over the truth's, and
+that over the window's before; PSNR in the mask.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def corner(name: str, index: int, size: tuple[int, int]) -> tuple[int, int]:
     return room[0] - to_and_fro(index, 60, 180), to_and_fro(index + 150, room[1], 300)
 
 
+def corner_at(name: str, index: int, at: tuple[int, int]) -> tuple[int, int]:
+    """The same of a video that is named: at `at`, and of the moving camera right of it, a pixel a frame, and up to 60
+    pixels down."""
+    if name == "still":
+        return at
+    return at[0] + to_and_fro(index, 60, 120), at[1] + index
+
+
 def clip_frames(name: str) -> Iterator[Frame]:
     source_THWC = read_frames(DATA / "real.mp4")
     last = len(source_THWC) - 1
@@ -67,10 +76,17 @@ def clip_frames(name: str) -> Iterator[Frame]:
         yield np.ascontiguousarray(source_THWC[there, top : top + HEIGHT, left : left + WIDTH])
 
 
-def make(folder: Path) -> None:
+def frames_of(video: Path, name: str, at: tuple[int, int]) -> Iterator[Frame]:
+    for index, frame in enumerate(iter_frames(video, count=NUM_FRAMES)):
+        top, left = corner_at(name, index, at)
+        yield np.ascontiguousarray(frame[top : top + HEIGHT, left : left + WIDTH])
+
+
+def make(folder: Path, video: Path | None, at: tuple[int, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("still", "moving"):
-        write_video(folder / f"{name}.mp4", clip_frames(name), FPS)
+        frames = clip_frames(name) if video is None else frames_of(video, name, at)
+        write_video(folder / f"{name}.mp4", frames, FPS)
         write_video(folder / f"{name}_mask.mp4", map(box_mask, range(NUM_FRAMES)), FPS)
 
 
@@ -115,13 +131,17 @@ def drift_from_truth(edited: list[Frame], truth: list[Frame]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("make").add_argument("folder", type=Path)
+    made = commands.add_parser("make")
+    made.add_argument("folder", type=Path)
+    made.add_argument("--video", type=Path, help="of a still camera, 300 frames or more (default: the example)")
+    made.add_argument("--at", default="0,0", metavar="TOP,LEFT", help="corner of its part that is seen")
     shown = commands.add_parser("show")
     shown.add_argument("source", type=Path)
     shown.add_argument("edits", type=Path, nargs="+")
     args = parser.parse_args()
     if args.command == "make":
-        make(args.folder)
+        top, left = map(int, args.at.split(","))
+        make(args.folder, args.video, (top, left))
         return
     for edit in args.edits:
         print(edit, *show(args.source, edit), sep="\n")
