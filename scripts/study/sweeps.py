@@ -58,12 +58,28 @@ SWEEPS = (
         *("taylorseer_interval", "taylorseer", "taylorseer_interval", (2, 3, 5, 8, 13)),
         note="whole stack, first order, every N-th step as published",
     ),
-    dial("hetcache", "hetcache", "cache_thresh", (0.0072, 0.0165, 0.035, 0.075, 0.17, 0.3)),
+    dial("dpcache", "dpcache", "dpcache_budget", (26, 16, 10, 6, 4), note="its table is of two clips of 17 frames"),
     dial(
-        *("hetcache_cached", "hetcache", "cache_thresh", (0.0088, 0.019, 0.04, 0.085, 0.19, 0.3)),
-        "context_kv=cached,",
-        "HetCache with the keys and values of the context kept",
+        *("spectrum", "spectrum", "spectrum_alpha", (0.05, 0.2, 0.75, 3, 16)),
+        "spectrum_first=3,",
+        "beyond about 6x outside the range that its authors use (3 first steps computed instead of 5)",
     ),
+    dial(
+        *("dbcache", "dbcache", "dbcache_thresh", (0.03, 0.08, 0.2, 0.5, 1.5)),
+        "dbcache_probe=vace,dbcache_warmup=4,",
+        "with VACE's first block for a probe, which saves more than the published probe can",
+    ),
+    dial(
+        *("hetcache", "hetcache", "cache_thresh", (0.0088, 0.019, 0.04, 0.085, 0.19, 0.3)),
+        "context_kv=forecast,forecast=1,",
+        "first-order forecast of what is not computed, keys and values included",
+    ),
+    dial(
+        *("hetcache_sampled", "hetcache", "cache_thresh", (0.0072, 0.0165, 0.035, 0.075, 0.17, 0.3)),
+        "context_kv=sampled,forecast=0,",
+        "no forecast, and no keys but those of computed tokens: the README's figures until this study",
+    ),
+    dial("hetcache_paper", "hetcache_paper", "cache_thresh", (0.0165, 0.028, 0.05, 0.085, 0.17, 0.3)),
 )
 
 
