@@ -8,6 +8,7 @@ again and compares every pixel: one of a mode whose own file is the same, a whol
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 from collections.abc import Collection
 from dataclasses import replace
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.executor import Bench
-from hetcache.benchmark.methods import BASELINE
+from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.benchmark.runner import Plan
 from hetcache.core.facts import facts_of_code
-from hetcache.files import digest
+from hetcache.files import digest, to_json
 from hetcache.metrics.regions import regions
 from hetcache.metrics.registry import ReadyView, measure
 from hetcache.modes import MODES
@@ -38,8 +39,21 @@ def code_of(mode: str) -> str:
     return digest(*(part for each in files for part in (each.name, each)))[:16]
 
 
+class StudyCell(Cell):
+    """A cell that neither the code nor a setting that nobody has set makes another one."""
+
+    @property
+    def folder(self) -> Path:
+        facts = [self.method.name, self.case.digest, self.seed, dict(self.setup)]
+        name = re.sub(r"[^A-Za-z0-9_.=]+", "-", self.method.name)[:60]
+        return Path(self.case.name) / f"{name}-seed{self.seed}-{digest(to_json(facts, indent=None))[:10]}"
+
+
 class StudyPlan(Plan):
-    """A plan whose cells do not depend on the code."""
+    """A plan of such cells."""
+
+    def cell(self, method: Method, case: Case, seed: int) -> StudyCell:
+        return StudyCell(method, case, seed, self.setup)
 
     def only(self, case: Case, seed: int) -> StudyPlan:
         """One clip and seed of it."""

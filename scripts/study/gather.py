@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
-from hetcache.benchmark.cells import Case, Record
+from hetcache.benchmark.cells import Record
 from scripts.study.curves import FIGURES, SPEEDUPS, Block, Curves, Point, at, duel, mean_at, standing
 from scripts.study.study import Study
 
@@ -16,33 +17,38 @@ OURS = ("hetcache", "hetcache_sampled", "hetcache_paper")
 
 
 class Runs:
-    """Runs of one length. `curves` has the blocks in which every method is finished; `began` counts those in which any
-    run is."""
+    """Runs of one length. `curves` are those that are whole in at least half of the clips and seeds that any run is of
+    (`began`), over the blocks in which all of these are whole; `unfinished` says of the others in how many they are."""
 
     def __init__(self, study: Study, frames: int) -> None:
         plan, store = study.plan(frames), study.store(frames)
         self.frames, self.began = frames, 0
-        self.curves: dict[str, dict[Block, list[Point]]] = {sweep.name: {} for sweep in study.asked.sweeps}
-        self.records: dict[str, dict[Block, list[Record]]] = {sweep.name: {} for sweep in study.asked.sweeps}
         self.masked: dict[str, float] = {}
         self.codes: set[str] = set()
-        for case in study.cases:
-            for seed in study.asked.seeds:
-                baseline = store.run(plan.cell(study.methods[0], case, seed), 0)
-                found = {
-                    sweep.name: [store.run(plan.cell(method, case, seed), 0) for method in sweep.methods()]
-                    for sweep in study.asked.sweeps
-                }
-                self.began += baseline is not None
-                if baseline is not None and all(None not in records for records in found.values()):
-                    self._add(case, seed, baseline, {name: _known(records) for name, records in found.items()})
+        whole: dict[str, dict[Block, list[Record]]] = {sweep.name: {} for sweep in study.asked.sweeps}
+        baselines: dict[Block, Record] = {}
+        for case, seed in product(study.cases, study.asked.seeds):
+            baseline = store.run(plan.cell(study.methods[0], case, seed), 0)
+            if baseline is None:
+                continue
+            baselines[case.name, seed] = baseline
+            for sweep in study.asked.sweeps:
+                records = [store.run(plan.cell(method, case, seed), 0) for method in sweep.methods()]
+                if None not in records:
+                    whole[sweep.name][case.name, seed] = _known(records)
+        self.began = len(baselines)
+        chosen = [name for name, blocks in whole.items() if 2 * len(blocks) >= self.began > 0]
+        self.unfinished = {name: len(blocks) for name, blocks in whole.items() if name not in chosen}
+        self.curves: dict[str, dict[Block, list[Point]]] = {name: {} for name in chosen}
+        for block, baseline in baselines.items():
+            if chosen and all(block in whole[name] for name in chosen):
+                self._add(block, baseline, {name: whole[name][block] for name in chosen})
 
-    def _add(self, case: Case, seed: int, baseline: Record, found: dict[str, list[Record]]) -> None:
-        self.masked[case.name] = baseline["masked"]
+    def _add(self, block: Block, baseline: Record, found: dict[str, list[Record]]) -> None:
+        self.masked[block[0]] = baseline["masked"]
         for name, records in found.items():
-            self.records[name][case.name, seed] = records
             self.codes |= {record["code"] for record in records}
-            self.curves[name][case.name, seed] = sorted(
+            self.curves[name][block] = sorted(
                 (
                     Point(
                         baseline["flops"]["run"] / record["flops"]["run"],
@@ -71,6 +77,8 @@ def summary(runs: Runs) -> dict[str, Any]:
     curves, ours = runs.curves, ours_of(runs.curves)
     found: dict[str, Any] = {"frames": runs.frames, "blocks": [list(block) for block in runs.blocks]}
     found["masked"] = runs.masked
+    found["began"] = runs.began
+    found["unfinished"] = runs.unfinished
     found["code"] = sorted(runs.codes)
     found["realised"] = {name: _realised(each.values()) for name, each in curves.items()}
     for figure in FIGURES:

@@ -93,7 +93,13 @@ def _length(length: dict[str, Any], plot: str) -> list[str]:
     blocks = length["blocks"]
     clips, seeds = len({clip for clip, _ in blocks}), sorted({seed for _, seed in blocks})
     lines = [f"## {length['frames']} frames", ""]
-    lines.append(f"{clips} clips, seeds {', '.join(map(str, seeds))}: {len(blocks)} of clip and seed are finished.")
+    lines.append(
+        f"{clips} clips, seeds {', '.join(map(str, seeds))}: {len(blocks)} of {length['began']} blocks of clip and "
+        "seed that were begun are finished in all of these curves."
+    )
+    if length["unfinished"]:
+        counts = ", ".join(f"{name} ({count})" for name, count in length["unfinished"].items())
+        lines.append(f"Left out, because finished in less than half of them: {counts}.")
     lines += ["", f"![curves of {length['frames']} frames]({plot})", ""]
     for figure in FIGURES:
         found = length[figure.key]

@@ -31,6 +31,8 @@ from scripts.study.pace import Pace
 from scripts.study.sweeps import Sweep
 
 MODEL = "tiny"
+SET_BY_HAND = ("prompt", "negative_prompt", "num_steps", "cfg_scale", "sigma_shift")
+"""What makes a study another one; all other settings of an edit are the defaults."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Study:
             "device": "cpu",
             "frames": frames,
             "size": list(self.asked.size),
-            **{key: value for key, value in asdict(self.edit).items() if key != "seed"},
+            **{name: getattr(self.edit, name) for name in SET_BY_HAND},
             "versions": {name: package_versions()[name] for name in ("torch", "diffsynth")},
         }
         return StudyPlan(self.methods, self.cases, list(self.asked.seeds), 1, self.asked.num_steps, setup)

@@ -122,7 +122,7 @@ def test_written_clips_are_the_made_ones(tmp_path: Any, monkeypatch: pytest.Monk
 
 def test_every_curve_is_of_methods_that_exist() -> None:
     known = known_sweeps()
-    assert {"steps", "teacache", "magcache", "easycache", "adacache", "hetcache"} <= known.keys()
+    assert {"steps", "teacache", "magcache", "easycache", "adacache", "hetcache_sampled"} <= known.keys()
     points = [method.name for sweep in known.values() for method in sweep.methods()]
     assert len(set(points)) == len(points)
 
@@ -206,6 +206,34 @@ def test_a_block_counts_only_when_every_curve_is_whole(tmp_path: Any, monkeypatc
     assert [point.speedup for point in runs.curves["steps"]["pan", 0]] == pytest.approx([50 / 26, 12.5])
 
 
+def test_a_curve_that_has_just_begun_takes_no_block_from_the_others(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.study.study.write_clips", fake_clips)
+    monkeypatch.setattr(Study, "executor", lambda self, frames: FakeBench([]))
+
+    def made(*sweeps: Sweep, clips: tuple[str, ...], seeds: tuple[int, ...] = (0, 1)) -> Study:
+        return Study(Asked(tmp_path, sweeps, clips=clips, lengths=(5,), seeds=seeds))
+
+    made(SWEEP, clips=("pan", "real")).run(60)
+    made(SWEEP, HETCACHE, clips=("pan",), seeds=(0,)).run(60)
+    runs = Runs(made(SWEEP, HETCACHE, clips=("pan", "real")), 5)
+    assert (list(runs.curves), len(runs.blocks), runs.unfinished) == (["steps"], 4, {"hetcache": 1})
+    made(SWEEP, HETCACHE, clips=("pan",)).run(60)
+    runs = Runs(made(SWEEP, HETCACHE, clips=("pan", "real")), 5)
+    assert (list(runs.curves), runs.blocks, runs.unfinished) == (["steps", "hetcache"], [("pan", 0), ("pan", 1)], {})
+
+
+def test_only_what_was_set_makes_another_cell(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(tmp_path, monkeypatch, FakeBench([]))
+    plan, case = made.plan(5), made.cases[0]
+    folders = [plan.cell(method, case, seed).folder for method in made.methods for seed in (0, 1)]
+    folders += [made.plan(9).cell(made.methods[0], case, 0).folder]
+    assert len(set(folders)) == 2 * len(made.methods) + 1
+    monkeypatch.setattr("hetcache.benchmark.methods.Method.config", lambda self: pytest.fail("a default counts"))
+    assert made.plan(5).cell(made.methods[0], case, 0).folder == folders[0]
+
+
 def test_new_code_has_to_give_the_same_pixels(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     study(tmp_path, monkeypatch, FakeBench([]), seeds=(0,), lengths=(5,)).run(60)
     calls: list[str] = []
@@ -261,7 +289,7 @@ def test_the_command_reports_what_is_finished(tmp_path: Any, monkeypatch: pytest
     assert command.main([*words, "--publish", str(tmp_path / "docs")]) == 0
     text = (tmp_path / "out" / "study.md").read_text()
     assert "| pan | generated, `scripts/study/clips.py` | 10.0% |" in text
-    assert "2 clips, seeds 0, 1: 4 of clip and seed are finished." in text
+    assert "2 clips, seeds 0, 1: 4 of 4 blocks of clip and seed that were begun are finished" in text
     # 26 steps give 26 dB at 50 / 26, 4 steps give 4 dB at 50 / 4: read off at 2x.
     at_2x = 26 - 22 * math.log(2 / (50 / 26)) / math.log(26 / 4)
     assert f"| steps | {at_2x:.2f} [{at_2x:.2f}, {at_2x:.2f}] | " in text
