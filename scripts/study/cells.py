@@ -97,7 +97,7 @@ def _of_other_code(plan: StudyPlan, store: Store, mode: str) -> list[tuple[Cell,
     code = facts_of_code()
     for case in plan.cases:
         for seed in plan.seeds:
-            cells = [plan.cell(method, case, seed) for method in plan.methods if method.mode == mode]
+            cells: list[Cell] = [plan.cell(method, case, seed) for method in plan.methods if method.mode == mode]
             runs = [(cell, run) for cell in cells if (run := store.run(cell, 0)) is not None and run["code"] != code]
             if runs:
                 same_file = all(run["mode_code"] == code_of(mode) for _, run in runs)
