@@ -1,8 +1,9 @@
 """Measure what the caching methods must know about a model, and write it as the model's calibration.
 
 Runs the uncached model on every clip and writes `MODEL.json` (TeaCache's polynomials, the tabulated change of the
-stack residual, MagCache's ratios per branch), `MODEL.fastcache.safetensors` (FastCache's linear maps) and
-with `--paths also` (or `only`) `MODEL.dpcache-STEPS-SHIFT.safetensors` (DPCache's errors of paths, for one schedule).
+stack residual, the curve of time that forecasts go along, MagCache's ratios per branch), `MODEL.fastcache.safetensors`
+(FastCache's linear maps) and with `--paths also` (or `only`) `MODEL.dpcache-STEPS-SHIFT.safetensors` (DPCache's errors
+of paths, for one schedule).
 
     python -m hetcache.calibrate --model tiny
     python -m hetcache.calibrate --model wan2.1-vace-1.3b --video a.mp4 b.mp4 --mask a_mask.mp4 b_mask.mp4
@@ -23,7 +24,9 @@ from hetcache.calibrate.measure import (
     MeasuringManager,
     change_curve,
     fit_polynomial,
+    gram,
     path_errors,
+    time_curve,
 )
 from hetcache.calibrate.options import CalibrationRequest, parse
 from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file, path_file
@@ -70,13 +73,17 @@ def main(argv: list[str] | None = None) -> int:
         options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
         pipeline = backend(info.backend).load(model, options)
         output = asked.output or own_calibration_file(info.model_id, model)
-        if asked.paths == "only":
+        is_part = "only" in (asked.paths, asked.time_curve)
+        if is_part:
             load_calibration(info.model_id, output, model)
-        rank = 0 if asked.paths == "only" else asked.rank
+        rank = 0 if is_part else asked.rank
         measured = measure(pipeline, clips, info.complete(request.edit), rank, asked.paths != "off")
         weights = weights_fingerprint(model)
-        if asked.paths != "only":
+        if not is_part:
             write(output, info, measured, request, str(dtype).removeprefix("torch."), weights)
+        if asked.time_curve == "only":
+            write_json(output, json.loads(output.read_text()) | curve_of_time(measured, request), indent=1)
+            load_calibration(info.model_id, output)
         if asked.paths != "off":
             output = write_paths(output, info, measured, request, weights)
     except (ValueError, OSError) as error:
@@ -100,15 +107,16 @@ def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int
     def make_manager(branch: Branch, schedule: Schedule) -> MeasuringManager:
         run = BranchMeasurements()
         measured.branches[branch].append(run)
-        return MeasuringManager(run, schedule, measured.fits if rank > 0 else None, paths)
+        return MeasuringManager(run, schedule, measured.fits if rank > 0 else None, keeps_features=True)
 
     for index, clip in enumerate(clips):
         settings = replace(edit, seed=edit.seed + index)
         result = pipeline.edit(clip, make_manager, settings)
         print(f"{clip.path.name}: {result.session.stage_ms['denoise'] / 1e3:.1f} s for {edit.num_steps} steps")
-        for branch in Branch if paths else ():
+        for branch in Branch:
             for run in measured.branches[branch][index:]:
-                run.path_errors = path_errors(run.features)
+                run.gram_SS = gram(run.features)
+                run.path_errors = path_errors(run.features) if paths else None
                 run.features.clear()
     return measured
 
@@ -131,6 +139,16 @@ def write_paths(output: Path, info: ModelInfo, measured: Measured, request: Cali
     save_path_errors(path, PathErrors(measured.schedule.timesteps, np.mean(errors, axis=0), facts))
     load_path_errors(path)
     return path
+
+
+def curve_of_time(measured: Measured, request: CalibrationRequest) -> dict[str, Any]:
+    """The curve and what it was measured on, as the calibration file has them."""
+    asked, schedule = request.measured, measured.schedule
+    grams = [run.gram_SS for runs in measured.branches.values() for run in runs if run.gram_SS is not None]
+    curve = time_curve(schedule.timesteps, grams)
+    clips = {"frames": asked.frames, "clips": [video.name for video in asked.video]}
+    points = [rounded(point) for point in curve.points]
+    return {"time_curve": {"measured_on": clips, "timesteps": rounded(curve.timesteps), "points": points}}
 
 
 def write(
@@ -162,6 +180,7 @@ def write(
         },
         "teacache": {name: polynomial(schedule.rel_l1[name], changes) for name in ("e0", "e")},
         "drift": {"timesteps": rounded(curve.timesteps), "cumulative": rounded(curve.cumulative)},
+        **curve_of_time(measured, request),
         "magcache": {branch.value: rounded(measured.mean("magnitude", branch), 5) for branch in used},
     }
     if measured.fits:

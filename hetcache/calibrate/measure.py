@@ -2,7 +2,8 @@
 
 A `MeasuringManager` runs every step in full and records how the stack residual changes; `fit_polynomial` and
 `change_curve` turn the records of several runs into what TeaCache (arXiv 2411.19108), MagCache (arXiv 2506.09045)
-and FastCache (arXiv 2505.20353) need, `path_errors` into what DPCache (arXiv 2602.22654) does.
+and FastCache (arXiv 2505.20353) need, `path_errors` into what DPCache (arXiv 2602.22654) does, `time_curve` into what
+HetCache's forecasts go along.
 """
 
 from __future__ import annotations
@@ -17,29 +18,32 @@ from numpy.typing import NDArray
 
 from hetcache.core.drift import ChangeCurve, Rescale, relative_l1
 from hetcache.core.linear_maps import Layer, LinearFit
+from hetcache.core.time_curve import TimeCurve
 from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Schedule, Step
 
 ROWS_PER_STEP = 256
 FEATURE_ROWS = 1024
 POLYNOMIAL_DEGREE = 4
+CURVE_DIMENSIONS = 8
 
 
 @dataclass
 class BranchMeasurements:
     """One branch of one run. `change[i]`: relative L1 change of the stack residual from step i - 1 to i, 0.0
     first; `magnitude[i]`: mean over tokens of the ratio of its norms, 1.0 first. `features`: some rows of it at every
-    step, float32 on the host, until `path_errors` are made of them."""
+    step, float32 on the host, until `gram_SS`, their inner products (`gram`), and `path_errors` are made of them."""
 
     change: list[float] = field(default_factory=list)
     magnitude: list[float] = field(default_factory=list)
     schedule: Schedule | None = None
     features: list[torch.Tensor] = field(default_factory=list)
+    gram_SS: NDArray[np.float64] | None = None
     path_errors: NDArray[np.float64] | None = None
 
 
 class MeasuringManager(CacheManager):
     """Computes everything and records. `fits`, when given, collects rows of every block for FastCache's maps;
-    `keeps_features` the residual's rows at every step, for DPCache's errors of paths."""
+    `keeps_features` the residual's rows at every step, for DPCache's errors of paths and the curve of time."""
 
     def __init__(
         self,
@@ -87,6 +91,24 @@ class MeasuringManager(CacheManager):
 
     def release(self) -> None:
         self._residual = None
+
+
+def gram(features: Sequence[torch.Tensor]) -> NDArray[np.float64]:
+    """[S, S]: inner products of the steps' features, their mean square 1."""
+    flat_SX = torch.stack([each.flatten() for each in features]).double()
+    gram_SS = (flat_SX @ flat_SX.T).numpy()
+    return gram_SS / np.diagonal(gram_SS).mean()
+
+
+def time_curve(timesteps: Sequence[float], grams: Sequence[NDArray[np.float64]]) -> TimeCurve:
+    """The curve on which time moves the features: the principal components of the steps, mean over runs, in as many
+    dimensions as matter. Its distances are those of the features at the two steps."""
+    num_steps = len(timesteps)
+    centring_SS = np.eye(num_steps) - 1.0 / num_steps
+    values_S, vectors_SS = np.linalg.eigh(centring_SS @ np.mean(grams, axis=0) @ centring_SS)
+    largest = np.argsort(values_S)[::-1][:CURVE_DIMENSIONS]
+    points_SX = vectors_SS[:, largest] * np.sqrt(np.maximum(values_S[largest], 0.0))
+    return TimeCurve(tuple(timesteps), tuple(tuple(float(x) for x in point) for point in points_SX))
 
 
 def path_errors(features: Sequence[torch.Tensor]) -> NDArray[np.float64]:

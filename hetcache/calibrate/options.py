@@ -32,6 +32,12 @@ class Measured:
         "rest of the calibration as it is",
         choices=("off", "also", "only"),
     )
+    time_curve: str = setting(
+        "also",
+        "the curve of time that HetCache's forecasts go along: measured with the rest ('also'), or 'only' it is, the "
+        "rest of the calibration as it is",
+        choices=("also", "only"),
+    )
     output: Path | None = setting(
         None, "JSON to write", shown="beside a folder's weights, else where the package keeps it"
     )

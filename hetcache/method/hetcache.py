@@ -16,8 +16,18 @@ from hetcache.core.mode import Dial, MakeManager, Mode, NotPlannable, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.time_curve import Powers, TimeAxis
-from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
-from hetcache.method.forecast import MAX_ORDER, History, history_bytes
+from hetcache.core.vocabulary import (
+    Attention,
+    BlockOps,
+    Branch,
+    CacheManager,
+    Compute,
+    Decision,
+    Hidden,
+    Schedule,
+    Step,
+)
+from hetcache.method.forecast import MAX_ORDER, Anchors, History, anchor_bytes
 from hetcache.method.output_drift import OutputDrift
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from hetcache.method.selector import SelectionConfig, TokenSelector
 
 VELOCITY = ("output", 0, "velocity")
+ANCHORS = ("stack", 0, "anchors")
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,9 @@ class HetCacheConfig:
     max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
     context_kv: str = setting(
         "sampled",
-        "keys and values of tokens that a partial step does not compute: 'cached' from the last full "
-        "step, or none ('sampled', needs no K/V memory)",
-        choices=("cached", "sampled"),
+        "keys and values of tokens that a partial step does not compute: 'cached' from the last full step, 'forecast' "
+        "at the order of --forecast, or none ('sampled', needs no K/V memory)",
+        choices=("cached", "forecast", "sampled"),
     )
     partial_vace: str = setting(
         "rows",
@@ -124,17 +135,25 @@ class HetCacheConfig:
         output = velocity_bytes(shape, num_tokens, bytes_per_value)
         signal = 3 * output if self.signal == "output" else 0
         if self.whole_steps_only:
-            return history_bytes(self.forecast, 1, output) + signal
-        cached_kv, vace_rows = self.context_kv == "cached", self.partial_vace == "rows"
-        residual = shape.dim * bytes_per_value
-        history = history_bytes(self.forecast, num_tokens, residual) - num_tokens * residual
-        return cache_bytes(shape, num_tokens, cached_kv, vace_rows, bytes_per_value) + history + signal
+            return (self.forecast + 1) * output + anchor_bytes(self.forecast, 1) + signal
+        vace_rows, order = self.partial_vace == "rows", self.forecast
+        kept = cache_bytes(shape, num_tokens, self.keeps_kv, vace_rows, bytes_per_value)
+        forecast_blocks = shape.num_layers + (shape.num_vace_layers if vace_rows else 0)
+        num_forecast = 1 + (2 * forecast_blocks if self.context_kv == "forecast" else 0)
+        changes = order * num_forecast * num_tokens * shape.dim * bytes_per_value
+        return kept + changes + anchor_bytes(order, num_tokens) + signal
+
+    @property
+    def keeps_kv(self) -> bool:
+        return self.context_kv != "sampled" and not self.whole_steps_only
 
     def lighter(self) -> list[tuple[str, HetCacheConfig]]:
         """(what is given up, the config without it): quality or speed for memory, in this order."""
+        cached = replace(self, context_kv="cached") if self.context_kv == "forecast" else self
         sampled = replace(self, context_kv="sampled", partial_vace="rows")
         repeated = replace(sampled, forecast=0)
         return [
+            ("keys and values are repeated, as with --context-kv cached", cached),
             ("partial steps attend among the computed tokens alone, without cached K, V and hints", sampled),
             ("what a step does not compute is repeated, as with --forecast 0", repeated),
             ("no partial steps, as with --whole-steps-only", replace(repeated, whole_steps_only=True)),
@@ -174,14 +193,15 @@ class CompactTokens(CacheManager):
         self._branch = branch
         self._reuses = reuses
         self._axis = axis or Powers()
-        key = VELOCITY if config.whole_steps_only else RESIDUAL
-        self._history = History(self.store, key, config.forecast, self._axis)
-        self._step_index = 0
+        self._anchors = Anchors(self.store, ANCHORS, config.forecast, self._axis)
+        self._history = History(self.store, VELOCITY if config.whole_steps_only else RESIDUAL, self._anchors)
+        self._kv_histories: dict[tuple[str, int], tuple[History, History]] = {}
+        self._step: Step | None = None
         self._order = config.forecast
         self._output_shape: tuple[int, ...] = ()
 
     def decide(self, step: Step, hidden: Hidden) -> Decision:
-        self._step_index = step.index
+        self._step = step
         decision = self._decider.decide(self._branch, step, hidden)
         self._order = self._order_of(decision)
         if decision.compute is not Compute.PARTIAL:
@@ -190,11 +210,9 @@ class CompactTokens(CacheManager):
         return replace(decision, plan=self.selector.plan(step.index, decision.context_ratio))
 
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
-        kv = self._kv(ops, decision)
-        attention = ops.self_attn(x_BND, kv)
-        if decision.compute is Compute.FULL and self._caches_kv(ops.stack):
-            self.store.put(ops.stack, ops.layer, "k", attention.k_BND)
-            self.store.put(ops.stack, ops.layer, "v", attention.v_BND)
+        attention = ops.self_attn(x_BND, self._kv(ops, decision))
+        if self._caches_kv(ops.stack):
+            self._keep_kv(ops, attention, decision)
         x_BND = ops.add_self_attn(x_BND, attention.out_BND)
         x_BND = ops.add_cross_attn(x_BND, ops.cross_attn(x_BND))
         x_BND = ops.add_mlp(x_BND, ops.mlp(x_BND))
@@ -220,8 +238,10 @@ class CompactTokens(CacheManager):
         if decision.plan is None:
             return x_BAD
         rows_A = decision.plan.rows_A
-        self._history.keep_rows(step, rows_A, x_BAD - hidden.x_BND.index_select(1, rows_A))
-        return (hidden.x_BND + self._history.at(step, self._order_of(decision))).index_copy_(1, rows_A, x_BAD)
+        x_BND = hidden.x_BND + self._history.at(step, self._order_of(decision))
+        self._history.keep_rows(rows_A, x_BAD - hidden.x_BND.index_select(1, rows_A))
+        self._anchors.push_rows(step, rows_A)
+        return x_BND.index_copy_(1, rows_A, x_BAD)
 
     def reuse(self, step: Step, hidden: Hidden) -> torch.Tensor:
         forecast = self._history.at(step, self._order)
@@ -234,9 +254,11 @@ class CompactTokens(CacheManager):
             if self._reuses:
                 # One row: all of the output was computed at the same steps.
                 self._output_shape = velocity.shape
-                self._history.keep(step, velocity.flatten(1).unsqueeze(1))
+                self._history.keep(velocity.flatten(1).unsqueeze(1))
+                self._anchors.push(step, 1, velocity.device)
         elif decision.compute is Compute.FULL:
-            self._history.keep(step, x_out_BND - hidden.x_BND)
+            self._history.keep(x_out_BND - hidden.x_BND)
+            self._anchors.push(step, x_out_BND.shape[1], x_out_BND.device)
         self._decider.observe(self._branch, hidden, velocity)
 
     def release(self) -> None:
@@ -257,19 +279,42 @@ class CompactTokens(CacheManager):
         return self.config.forecast if decision.order is None else decision.order
 
     def _caches_kv(self, stack: str) -> bool:
-        if self.config.context_kv == "sampled" or self.config.whole_steps_only:
-            return False
-        return stack == "dit" or self.config.partial_vace == "rows"
+        return self.config.keeps_kv and (stack == "dit" or self.config.partial_vace == "rows")
 
     def _kv(self, ops: BlockOps, decision: Decision) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The buffers of all keys and values, into which the step writes those that it computes."""
         if decision.plan is None or not self._caches_kv(ops.stack):
             return None
-        return self.store.get(ops.stack, ops.layer, "k"), self.store.get(ops.stack, ops.layer, "v")
+        if self.config.context_kv == "cached":
+            return self.store.get(ops.stack, ops.layer, "k"), self.store.get(ops.stack, ops.layer, "v")
+        assert self._step is not None
+        k, v = self._kv_histories[ops.stack, ops.layer]
+        order = self._order_of(decision)
+        return k.at(self._step, order), v.at(self._step, order)
+
+    def _keep_kv(self, ops: BlockOps, attention: Attention, decision: Decision) -> None:
+        if self.config.context_kv == "cached":
+            if decision.compute is Compute.FULL:
+                self.store.put(ops.stack, ops.layer, "k", attention.k_BND)
+                self.store.put(ops.stack, ops.layer, "v", attention.v_BND)
+            return
+        layer = ops.stack, ops.layer
+        if layer not in self._kv_histories:
+            k, v = (History(self.store, (*layer, name), self._anchors) for name in ("k", "v"))
+            self._kv_histories[layer] = k, v
+        for history, all_BND in zip(self._kv_histories[layer], (attention.k_BND, attention.v_BND), strict=True):
+            if decision.plan is None:
+                history.keep(all_BND)
+            else:
+                rows_A = decision.plan.rows_A
+                history.keep_rows(rows_A, all_BND.index_select(1, rows_A))
 
     def _observe(self, ops: BlockOps, x_BND: torch.Tensor, q_BND: torch.Tensor, k_BND: torch.Tensor) -> None:
-        if self.selector is not None and self.selector.wants_evidence(self._step_index):
+        assert self._step is not None
+        index = self._step.index
+        if self.selector is not None and self.selector.wants_evidence(index):
             x_BND, q_BND, k_BND = ops.all_rows(x_BND), ops.all_heads(q_BND), ops.all_heads(k_BND)
-            self.selector.observe(self._step_index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)
+            self.selector.observe(index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)
 
 
 def plan(
@@ -295,9 +340,7 @@ def partial_flops(
     decision: Decision, config: HetCacheConfig, context: RunContext, shape: ModelShape, num_tokens: int
 ) -> int:
     num_active = _selector(config, context).count_active(decision.context_ratio)
-    return partial_step_flops(
-        shape, num_tokens, num_active, config.context_kv == "cached", config.partial_vace == "rows"
-    )
+    return partial_step_flops(shape, num_tokens, num_active, config.keeps_kv, config.partial_vace == "rows")
 
 
 def time_axis(config: HetCacheConfig, context: RunContext) -> TimeAxis:

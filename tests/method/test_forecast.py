@@ -12,14 +12,15 @@ from diffsynth_patches.apply import patched
 from hetcache.core.flops import partial_step_flops
 from hetcache.core.lead import Planned
 from hetcache.core.session import CacheSession
-from hetcache.core.store import RESIDUAL, FeatureStore
+from hetcache.core.store import FeatureStore
 from hetcache.core.time_curve import Powers, TimeCurve, forecast_weights
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute, Decision, Step
-from hetcache.method.forecast import History, history_bytes
-from hetcache.method.hetcache import CompactTokens, HetCacheConfig
+from hetcache.method.forecast import Anchors, History, anchor_bytes
+from hetcache.method.hetcache import ANCHORS, CompactTokens, HetCacheConfig
 from hetcache.method.selector import TokenSelector
 
+FORECAST_KV = {"context_kv": "forecast"}
 STEPS = 9
 TIMESTEPS = [1000 * (1 - i / STEPS) ** 0.5 for i in range(STEPS)]
 CURVE = TimeCurve(
@@ -29,6 +30,26 @@ CURVE = TimeCurve(
 
 def step(index: int) -> Step:
     return Step(index, STEPS, TIMESTEPS[index])
+
+
+class Kept:
+    """A history with anchors of its own."""
+
+    def __init__(self, order, axis):
+        self.store = FeatureStore()
+        self.anchors = Anchors(self.store, ANCHORS, order, axis)
+        self.history = History(self.store, ("dit", 3, "v"), self.anchors)
+
+    def keep(self, step, value_BND):
+        self.history.keep(value_BND)
+        self.anchors.push(step, value_BND.shape[1], value_BND.device)
+
+    def keep_rows(self, step, rows_A, value_BAD):
+        self.history.keep_rows(rows_A, value_BAD)
+        self.anchors.push_rows(step, rows_A)
+
+    def at(self, step, order):
+        return self.history.at(step, order)
 
 
 def slow_forecast(kept, axis, order, index):
@@ -45,7 +66,7 @@ def slow_forecast(kept, axis, order, index):
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_each_token_is_forecast_from_its_own_anchors(axis, order):
     generator = torch.Generator().manual_seed(order)
-    num_tokens, history, kept = 11, History(FeatureStore(), RESIDUAL, order, axis), None
+    num_tokens, history, kept = 11, Kept(order, axis), None
     for index, rows in enumerate([None, [1, 4, 5], [4, 10], None, [0, 1], [1, 4], None, [4, 9], [2]]):
         if index:
             for lower in range(order + 1):
@@ -66,7 +87,7 @@ def test_each_token_is_forecast_from_its_own_anchors(axis, order):
 def test_without_a_calibration_a_polynomial_of_its_order_in_sigma_is_forecast_exactly(order):
     factors = torch.randn(order + 1, 1, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = [sum(each * (t / 1000) ** power for power, each in enumerate(factors)) for t in TIMESTEPS]
-    history = History(FeatureStore(), RESIDUAL, order, Powers())
+    history = Kept(order, Powers())
     for index in (0, 2, 3)[: order + 1]:
         history.keep(step(index), values[index])
     for index in range(4, STEPS):
@@ -80,7 +101,7 @@ def test_what_moves_along_the_calibrated_curve_is_forecast_exactly_where_anchors
     values = [coefficients[0] + p[0] * coefficients[1] + p[1] * coefficients[2] for p in curve.points]
     errors = {}
     for name, axis in (("curve", curve), ("sigma", Powers())):
-        history = History(FeatureStore(), RESIDUAL, 2, axis)
+        history = Kept(2, axis)
         for index in (0, 2, 4):
             history.keep(step(index), values[index])
         errors[name] = (history.at(step(7), 2) - values[7]).norm() / values[7].norm()
@@ -89,13 +110,12 @@ def test_what_moves_along_the_calibrated_curve_is_forecast_exactly_where_anchors
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_a_history_keeps_what_it_says(order):
-    store = FeatureStore()
-    history = History(store, RESIDUAL, order, Powers())
+    history, expected = Kept(order, Powers()), (order + 1) * 2 * 7 * 5 * 4 + anchor_bytes(order, 7)
     for index in range(4):
         history.keep(step(index), torch.randn(2, 7, 5))
-        assert store.nbytes == history_bytes(order, 7, 2 * 5 * 4)
+        assert history.store.nbytes == expected
     history.keep_rows(step(4), torch.tensor([1, 2]), torch.randn(2, 2, 5))
-    assert store.peak_nbytes == history_bytes(order, 7, 2 * 5 * 4)
+    assert history.store.peak_nbytes == expected
 
 
 def test_a_time_curve_is_linear_between_its_points_and_constant_outside():
@@ -114,7 +134,7 @@ def test_a_time_curve_is_linear_between_its_points_and_constant_outside():
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("context_kv", ["cached", "sampled"])
+@pytest.mark.parametrize("context_kv", ["cached", "forecast", "sampled"])
 def test_partial_steps_of_all_tokens_equal_full_steps_at_any_order(pipe, call_kwargs, mask_THW, order, context_kv):
     everything = {"context_ratio": 1.0, "margin_ratio": 1.0, "context_kv": context_kv, "forecast": order}
     full = run(pipe, call_kwargs, hetcache_session(mask_THW, "FFFFRF", **everything))
@@ -206,7 +226,11 @@ def test_a_plan_chooses_order_and_context_step_by_step(pipe, call_kwargs, mask_T
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("settings", [{}, {"context_kv": "cached"}, {"whole_steps_only": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"context_kv": "cached"}, FORECAST_KV, {**FORECAST_KV, "partial_vace": "hints"}, {"whole_steps_only": True}],
+    ids=str,
+)
 def test_kept_bytes_equal_the_prediction(pipe, call_kwargs, mask_THW, order, settings):
     settings = {"context_kv": "sampled", **settings, "forecast": order}
     letters = "FFRFRF" if "whole_steps_only" in settings else "FPRPRF"
