@@ -96,8 +96,9 @@ class MeasuringManager(CacheManager):
 def gram(features: Sequence[torch.Tensor]) -> NDArray[np.float64]:
     """[S, S]: inner products of the steps' features, their mean square 1."""
     flat_SX = torch.stack([each.flatten() for each in features]).double()
-    gram_SS = (flat_SX @ flat_SX.T).numpy()
-    return gram_SS / np.diagonal(gram_SS).mean()
+    gram_SS: NDArray[np.float64] = (flat_SX @ flat_SX.T).numpy()
+    gram_SS /= np.diagonal(gram_SS).mean()
+    return gram_SS
 
 
 def time_curve(timesteps: Sequence[float], grams: Sequence[NDArray[np.float64]]) -> TimeCurve:

@@ -13,11 +13,19 @@ from replay import build, record, replay
 from baselines.fastcache import BlockGate, FastCacheConfig
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from hetcache.calibrate import command as calibrate
-from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, change_curve, fit_polynomial
+from hetcache.calibrate.measure import (
+    BranchMeasurements,
+    MeasuringManager,
+    change_curve,
+    fit_polynomial,
+    gram,
+    time_curve,
+)
 from hetcache.core.calibration import CalibrationError, calibration_digest, load_calibration, own_calibration_file
 from hetcache.core.drift import ChangeCurve, Rescale
 from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import LinearFit, LinearMap, LinearMaps, load_linear_maps, save_linear_maps
+from hetcache.core.time_curve import forecast_weights
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import CALIBRATIONS
 
@@ -163,6 +171,32 @@ def test_the_polynomial_is_recovered_and_the_better_space_chosen():
     assert steep.space == "log" and r_squared == pytest.approx(1.0)
 
 
+def test_the_curve_of_time_keeps_the_distances_between_steps_and_carries_forecasts():
+    """Features of three directions of time, whatever their tokens: distances are the curve's, and the weights that it
+    gives forecast features that it was not measured on."""
+    generator = torch.Generator().manual_seed(0)
+    times = torch.linspace(1000, 50, 12, dtype=torch.float64)
+    moves = [(times / 1000) ** 2, torch.sin(times / 150), torch.cos(times / 90)]
+
+    def features(num_tokens):
+        tokens = torch.randn(4, num_tokens, 5, generator=generator, dtype=torch.float64)
+        return [tokens[0] + sum(float(m[i]) * t for m, t in zip(moves, tokens[1:], strict=True)) for i in range(12)]
+
+    seen, unseen = features(3000), features(7)
+    curve = time_curve(times.tolist(), [gram(seen)])
+    points = torch.tensor(curve.points)
+    size = torch.stack(seen).square().sum(dim=(1, 2)).mean()
+    for i, j in ((0, 1), (3, 9), (11, 5)):
+        moved = (seen[i] - seen[j]).square().sum() / size
+        assert float((points[i] - points[j]).square().sum()) == pytest.approx(float(moved), rel=1e-6)
+    assert points[:, 3:].abs().max() < 1e-6
+    anchors = [times[i].item() for i in (7, 5, 2)]
+    a, b = forecast_weights(curve, anchors, times[9].item())
+    forecast = unseen[7] + a * (unseen[7] - unseen[5]) + b * (unseen[5] - unseen[2])
+    missed = [(each - unseen[9]).norm() for each in (forecast, unseen[7])]
+    assert missed[0] < 0.5 * missed[1]
+
+
 def test_linear_maps_are_recovered_and_survive_the_file(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(400, 6) + 2
@@ -239,6 +273,9 @@ def test_calibrate_writes_what_every_mode_needs(model_folder, tmp_path, capsys):
     for branch in Branch:
         assert len(calibration.magnitude_ratios(branch)) == 4
     assert set(calibration.linear_maps().layers) == {("dit", 0), ("dit", 1), ("vace", 0)}
+    assert (
+        calibration.time_curve.timesteps == calibration.drift.timesteps and len(calibration.time_curve.points[0]) == 4
+    )
     assert calibration.raw["measured_on"]["clips"] == ["real.mp4"]
     assert calibration.raw["weights"] == weights_fingerprint(str(model_folder))
     conditions = calibration.measured_on["magcache"]
@@ -286,6 +323,18 @@ def test_where_the_published_fits_of_t2v_1_3b_are_negative():
         rescale = load_calibration("wan2.1-t2v-1.3b").rescale(signal)
         assert all(rescale(x) == 0.0 for x in inside), signal
         assert all(rescale(x) > 0.0 for x in outside), signal
+
+
+def test_the_curve_of_time_alone_leaves_the_rest_as_it_is(model_folder, tmp_path, capsys):
+    output = tmp_path / "c.json"
+    assert calibrate.main(arguments(model_folder, output, "--time-curve", "only")) == 2
+    assert "c.json not found" in capsys.readouterr().err
+    assert calibrate.main(arguments(model_folder, output)) == 0
+    before = json.loads(output.read_text())
+    assert calibrate.main(arguments(model_folder, output, "--time-curve", "only", "--frames", "9", "--seed", "1")) == 0
+    after = json.loads(output.read_text())
+    assert after.pop("time_curve")["measured_on"]["frames"] == 9 != before.pop("time_curve")["measured_on"]["frames"]
+    assert after == before
 
 
 def test_calibrate_refuses_clips_without_masks(model_folder, tmp_path, capsys):
