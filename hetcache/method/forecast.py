@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 MAX_ORDER = 2
+KV_ORDER = 1
+"""Of keys and values at most: a second order is as much memory again for less than half a dB."""
 ANCHOR_BYTES = 4
 
 
@@ -69,7 +71,7 @@ class Anchors:
         """Per row [N] the weights of the differences of its values, the newest first, in a forecast for this step."""
         assert order <= self.order, f"a forecast of order {order} from anchors of order {self.order}"
         if (step.index, order) not in self._weights_of:
-            self._weights_of = {(step.index, order): self._solved(step, order)}
+            self._weights_of[step.index, order] = self._solved(step, order)
         return self._weights_of[step.index, order]
 
     def _mark(self, step: Step, device: torch.device) -> None:
@@ -116,9 +118,11 @@ class History:
     """The last values of rows [B, N, D] in `store`, from slot `key` on, with the differences before them. It is told of
     a step's values before its anchors are."""
 
-    def __init__(self, store: FeatureStore, key: Key, anchors: Anchors) -> None:
+    def __init__(self, store: FeatureStore, key: Key, anchors: Anchors, order: int | None = None) -> None:
+        """`order` is the highest of its forecasts, None: the anchors'."""
         self._store = store
-        self._keys = [key, *((*key[:2], f"{key[2]} change {i}") for i in range(1, anchors.order + 1))]
+        self._order = anchors.order if order is None else order
+        self._keys = [key, *((*key[:2], f"{key[2]} change {i}") for i in range(1, self._order + 1))]
         self._anchors = anchors
 
     def keep(self, value_BND: torch.Tensor) -> None:
@@ -140,9 +144,9 @@ class History:
             each.index_copy_(1, rows_A, value)
 
     def at(self, step: Step, order: int) -> torch.Tensor:
-        """The rows [B, N, D] forecast for this step; of order 0 the kept tensor itself."""
+        """The rows [B, N, D] forecast for this step, of its own order at most; of order 0 the kept tensor itself."""
         value_BND, *changes = self._held()
-        for weight_N, change_BND in zip(self._anchors.weights(step, order), changes, strict=False):
+        for weight_N, change_BND in zip(self._anchors.weights(step, min(order, self._order)), changes, strict=False):
             value_BND = value_BND + weight_N.to(change_BND.dtype).view(1, -1, 1) * change_BND
         return value_BND
 

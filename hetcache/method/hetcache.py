@@ -27,7 +27,7 @@ from hetcache.core.vocabulary import (
     Schedule,
     Step,
 )
-from hetcache.method.forecast import MAX_ORDER, Anchors, History, anchor_bytes
+from hetcache.method.forecast import KV_ORDER, MAX_ORDER, Anchors, History, anchor_bytes
 from hetcache.method.output_drift import OutputDrift
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class HetCacheConfig:
     context_kv: str = setting(
         "sampled",
         "keys and values of tokens that a partial step does not compute: 'cached' from the last full step, 'forecast' "
-        "at the order of --forecast, or none ('sampled', needs no K/V memory)",
+        "as --forecast does, at order 1 at most, or none ('sampled', needs no K/V memory)",
         choices=("cached", "forecast", "sampled"),
     )
     partial_vace: str = setting(
@@ -139,8 +139,8 @@ class HetCacheConfig:
         vace_rows, order = self.partial_vace == "rows", self.forecast
         kept = cache_bytes(shape, num_tokens, self.keeps_kv, vace_rows, bytes_per_value)
         forecast_blocks = shape.num_layers + (shape.num_vace_layers if vace_rows else 0)
-        num_forecast = 1 + (2 * forecast_blocks if self.context_kv == "forecast" else 0)
-        changes = order * num_forecast * num_tokens * shape.dim * bytes_per_value
+        num_changes = order + (2 * forecast_blocks * min(order, KV_ORDER) if self.context_kv == "forecast" else 0)
+        changes = num_changes * num_tokens * shape.dim * bytes_per_value
         return kept + changes + anchor_bytes(order, num_tokens) + signal
 
     @property
@@ -300,7 +300,8 @@ class CompactTokens(CacheManager):
             return
         layer = ops.stack, ops.layer
         if layer not in self._kv_histories:
-            k, v = (History(self.store, (*layer, name), self._anchors) for name in ("k", "v"))
+            order = min(self.config.forecast, KV_ORDER)
+            k, v = (History(self.store, (*layer, name), self._anchors, order) for name in ("k", "v"))
             self._kv_histories[layer] = k, v
         for history, all_BND in zip(self._kv_histories[layer], (attention.k_BND, attention.v_BND), strict=True):
             if decision.plan is None:
