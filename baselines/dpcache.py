@@ -109,4 +109,5 @@ MODE = Mode(
     plan,
     cache=cache,
     dial=Dial("dpcache_budget", LARGEST_BUDGET, MANDATORY, whole=True, falling=True),
+    calibrated=lambda config: ("dpcache",),
 )

@@ -73,3 +73,11 @@ def test_every_mode_runs_on_the_example(model_folder, tmp_path, name):
     assert [len(run["decisions"][branch]) for branch in ("cond", "uncond")] == [16, 16]
     assert run["accelerated"] == (name != "baseline")
     assert run["flops"]["ratio"] > 1.01 or name == "baseline"
+
+
+def test_a_schedule_that_dpcache_has_no_table_for_is_refused_in_one_line(model_folder, tmp_path, capsys):
+    small = ["--device", "cpu", "--frames", "5", "--height", "48", "--width", "80", "--output", str(tmp_path / "o.mp4")]
+    code = inference.main(["--mode", "dpcache", "--model", str(model_folder), "--steps", "15", *small])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert code == 2 and f"run python -m hetcache.calibrate --model {model_folder} --paths only --steps 15" in line
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from hetcache.calibrate import command as calibrate
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, path_errors
 from hetcache.calibrate.options import Measured
 from hetcache.core.calibration import CalibrationError, calibration_digest, load_calibration
+from hetcache.core.conditions import Conditions
 from hetcache.core.drift import decision_string
 from hetcache.core.mode import RunContext
 from hetcache.core.paths import PathErrors, PathErrorsError, load_path_errors, save_path_errors
@@ -150,6 +151,11 @@ def test_another_schedules_table_is_refused_with_the_command(tmp_path):
     )
     with pytest.raises(CalibrationError, match=message):
         dpcache.plan(schedule(30), DpCacheConfig(), RunContext.of(None, lambda: calibration), Branch.COND)
+    run = RunContext.of(None, lambda: calibration)
+    with pytest.raises(CalibrationError, match=message):  # before anything is encoded
+        dpcache.MODE.doubts(DpCacheConfig(), run, Conditions(timesteps=schedule(30).timesteps), schedule(30))
+    known = Schedule(table.timesteps)
+    assert dpcache.MODE.doubts(DpCacheConfig(), run, Conditions(timesteps=known.timesteps), known) == []
     (tmp_path / "tiny.dpcache-16-5.safetensors").write_bytes(b"broken")
     with pytest.raises(CalibrationError, match="--paths only --steps 16"):
         calibration.path_errors(table.timesteps)
