@@ -38,7 +38,7 @@ class Figure:
 
 
 PSNR = Figure("psnr", "PSNR in the mask, dB", True, 2)
-LPIPS = Figure("lpips", "LPIPS in the mask", False, 4)
+LPIPS = Figure("lpips", "LPIPS in the mask", False, 5)
 FIGURES = (PSNR, LPIPS)
 
 

@@ -36,7 +36,7 @@ def dial(name: str, mode: str, field: str, values: Iterable[object], fixed: str 
 
 
 SWEEPS = (
-    Sweep("steps", tuple(f"steps:{count}" for count in (26, 16, 10, 6, 4)), "no cache, fewer steps"),
+    Sweep("steps", tuple(f"steps:{count}" for count in (26, 17, 10, 6, 4)), "no cache, fewer steps"),
     dial("teacache", "teacache", "cache_thresh", (0.028, 0.05, 0.096, 0.2, 0.45)),
     dial(
         *("magcache", "magcache", "magcache_thresh", (0.0224, 0.07, 0.2, 0.6, 2.0)),
