@@ -1,15 +1,17 @@
 """The error model of a run, on the steps of its schedule: what each kind of step adds to the error of the edit.
 
-Errors are root mean squares on the generative tokens of the guided velocity, measured along the uncached trajectory.
-A run is cut into segments, from each computed step to the one before the next; a segment's error in the final latent is
+Errors are root mean squares over the generative tokens of the guided velocity, measured along the uncached trajectory,
+times the width of a step in sigma: errors of the final latent, if later steps neither mend nor multiply them. A run is
+cut into segments, from each computed step to the one before the next. A segment's error has these parts:
 
-    reuse    sum over its reused steps t of w_t e(i, j, t), i and j the last two computed steps, at the better order
-    partial  (sum over its steps t, j included, of w_t) e(j, budget, age): what a partial step j missed lasts until the
-             next computed step; age is the number of steps since the last full one
-    context  what the rows outside a partial step's have drifted by when the next full step sees them
+    reused   of the vectors' sum over its reused steps, forecast from the last two computed steps i and j, at the
+             better of two orders
+    missed   by a partial step j: its error in velocity, by budget and age (the number of steps since the last full
+             one), times the width of the segment, j included, because it lasts until the next computed step
+    drifted  the context outside a partial step's rows, when the next full step sees it
 
-w_t is |sigma_t - sigma_(t+1)| times the measured sensitivity of the final latent. The run's predicted error is
-(sum over segments and parts of error^p)^(1/p).
+The run's predicted error is (sum over segments and parts of error^p)^(1/p): p is 1 for errors that point the same way
+and 2 for independent ones.
 """
 
 from __future__ import annotations
@@ -45,23 +47,21 @@ FULL = Kind(Compute.FULL)
 
 @dataclass(frozen=True, eq=False)
 class ErrorModel:
-    """Tables of S steps. `weights[t]`; `order0[j, a - 1]` is the error at step j + a of the forecast of order 0 from
-    anchor j, `order1[j, b - 1, a - 1]` that of order 1 from anchors j - b and j, both NaN beyond the run;
-    `partial[budget, age - 1, t]` the error of a partial step; `context[f, k]` what lies between the full steps f and k,
-    with k = S the end. `power` is p."""
+    """Tables of S steps. `weights[t]` is the width of step t. `segments[j, b, n - 1]` is the error of n reused steps
+    behind the computed step j: of order 0 at b = 0, of order 1 with the earlier anchor j - b else; NaN where nothing
+    was measured. `partial[budget, age - 1, t]` is the error of a partial step in velocity; `context[f, k]` what lies
+    between the full steps f and k, with k = S the end. `power` is p."""
 
     weights: Floats
-    order0: Floats
-    order1: Floats
+    segments: Floats
     partial: Floats
     context: Floats
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        steps, reach = self.order0.shape
+        steps = len(self.weights)
         expected = {
-            "weights": (steps,),
-            "order1": (steps, self.order1.shape[1], reach),
+            "segments": (steps, *self.segments.shape[1:]),
             "partial": (*self.partial.shape[:2], steps),
             "context": (steps, steps + 1),
         }
@@ -82,7 +82,7 @@ class ErrorModel:
     @property
     def reach(self) -> int:
         """The most reused steps in a row."""
-        return int(self.order0.shape[1])
+        return int(self.segments.shape[2])
 
     @property
     def max_age(self) -> int:
@@ -94,34 +94,25 @@ class ErrorModel:
         return np.concatenate([[0.0], np.cumsum(self.weights)])
 
     @cached_property
-    def _reused(self) -> tuple[Floats, NDArray[np.bool_]]:
-        """([j, b, n]: the error of n reused steps behind j, b = 0 without an earlier anchor; [j, b, a - 1]: is order 1
-        the better one there?)"""
-        steps, reach = self.order0.shape
-        back = self.order1.shape[1]
-        errors = np.full((steps, back + 1, reach), np.nan)
-        errors[:, 0], errors[:, 1:] = self.order0, self.order1
-        plain = np.broadcast_to(self.order0[:, None], errors.shape)
+    def _better(self) -> NDArray[np.bool_]:
+        """[j, b, n - 1]: is order 1 better than order 0 there?"""
         with np.errstate(invalid="ignore"):
-            linear = errors < plain - BETTER_BY
-        best = np.where(linear, errors, plain)
-        ahead = np.minimum(np.arange(steps)[:, None] + np.arange(1, reach + 1), steps - 1)
-        sums = np.zeros((steps, back + 1, reach + 1))
-        np.cumsum(best * self.weights[ahead][:, None], axis=2, out=sums[:, :, 1:])
-        return sums, linear
+            return self.segments < self.segments[:, :1] - BETTER_BY
 
     def _back(self, i: int, j: int) -> int:
         """The index of the anchors i and j; i is -1 before the second computed step. An anchor too far back counts as
         none."""
-        return j - i if i >= 0 and j - i <= self.order1.shape[1] else 0
+        return j - i if i >= 0 and j - i < self.segments.shape[1] else 0
+
+    def order(self, i: int, j: int, k: int) -> int:
+        """The better order of the forecast between the computed steps j and k, with i the computed step before j."""
+        return int(self._better[j, self._back(i, j), k - j - 2]) if k - j > 1 else 0
 
     def reused(self, i: int, j: int, k: int) -> float:
         """Error of the reused steps between the computed steps j and k, raised to the power."""
-        return self._raised(self._reused[0][j, self._back(i, j), k - j - 1])
-
-    def order(self, i: int, j: int, t: int) -> int:
-        """The better order of the forecast at step t from the anchors i and j."""
-        return int(self._reused[1][j, self._back(i, j), t - j - 1])
+        if k - j == 1:
+            return 0.0
+        return self._raised(self.segments[j, self._back(i, j) * self.order(i, j, k), k - j - 2])
 
     def missed(self, budget: int, f: int, j: int, k: int) -> float:
         """Error of the partial step j, f the last full one, until the computed step k, raised to the power."""

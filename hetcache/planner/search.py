@@ -100,8 +100,8 @@ class Front:
             number, at = int(labels.state[at]), int(labels.label[at])
             labels, state = self._labels[number], self._states[number]
             kinds[state.j] = FULL if state.kind < 0 else Kind(Compute.PARTIAL, state.kind)
-            for t in range(state.j + 1, end):
-                kinds[t] = Kind(Compute.REUSE, order=self._model.order(state.i, state.j, t))
+            order = self._model.order(state.i, state.j, end)
+            kinds[state.j + 1 : end] = [Kind(Compute.REUSE, order=order)] * (end - state.j - 1)
             end = state.j
         return Plan(tuple(kinds), self.errors[index], self.costs[index])
 
