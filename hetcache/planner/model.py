@@ -124,7 +124,8 @@ class ErrorModel:
         return self._raised(self.context[f, k])
 
     def _raised(self, error: float) -> float:
-        return math.pow(error, self.power)
+        """What was not measured is infinite: no plan has it."""
+        return math.inf if math.isnan(error) else math.pow(error, self.power)
 
     def error(self, raised: float) -> float:
         """The error of a run from the sum of its raised parts."""

@@ -173,6 +173,7 @@ class Front:
         raised = np.concatenate([part.raised for part in parts])
         order = np.lexsort((np.arange(len(costs)), raised, costs))
         order = order[(costs[order] <= self._cost_limit) & (raised[order] <= self._raised_limit)]
+        order = order[np.isfinite(raised[order])]
         least = np.minimum.accumulate(raised[order]) if len(order) else raised[order]
         first = np.ones(len(order), bool)
         first[1:] = raised[order][1:] < least[:-1]

@@ -1,0 +1,210 @@
+"""Measured error tables of a model: how they are kept, and the error model of a run that is made from them.
+
+A table belongs to a model with its weights, sampler and guidance. It knows every step by its noise level (a flow's
+timestep is 1000 sigma), so a run with other steps or another shift takes values between.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetcache.files import UserError
+from hetcache.planner.model import ErrorModel, Floats
+
+SCHEMA = 1
+ARRAYS = ("segments", "partial")
+
+
+class ErrorTablesError(UserError):
+    """No error tables, or none for this run; the message names the command that measures them."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the tables were measured with: in all of it but `note` a run must be the same. `note` says of which clips,
+    sizes and seeds."""
+
+    model: str
+    library: str
+    sampler: str
+    weights: str
+    cfg_scale: float
+    context_kv: str
+    margin_ratio: float
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorTables:
+    """`timesteps` are those of the schedule that was measured, `budgets` the context ratios of its partial steps;
+    `segments` and `partial` as in `ErrorModel`. `psnr_offset` maps a predicted error e to the PSNR in the mask,
+    offset - 20 log10 e in dB, and `margin_db` is by how much nine in ten runs stay above that less the margin."""
+
+    origin: Origin
+    timesteps: tuple[float, ...]
+    budgets: tuple[float, ...]
+    segments: Floats
+    partial: Floats
+    power: float = 2.0
+    psnr_offset: float = 0.0
+    margin_db: float = 0.0
+    measured_on: dict[str, Any] = field(default_factory=dict)
+
+    def psnr(self, error: float) -> float:
+        """What a run of this predicted error has in the mask, in dB, typically."""
+        return math.inf if error == 0 else self.psnr_offset - 20 * math.log10(error)
+
+    def error_for(self, floor_db: float) -> float:
+        """The greatest predicted error with which nine in ten runs keep the floor."""
+        return float(10 ** ((self.psnr_offset - self.margin_db - floor_db) / 20))
+
+    def check(self, run: Origin, remedy: str) -> None:
+        """Raises ErrorTablesError where a run is another than what was measured; `remedy` is the command."""
+        for name, told in (
+            ("model", "model"),
+            ("library", "library"),
+            ("sampler", "sampler"),
+            ("weights", "weights"),
+            ("cfg_scale", "guidance"),
+            ("context_kv", "--context-kv"),
+            ("margin_ratio", "--margin-ratio"),
+        ):
+            theirs, mine = getattr(self.origin, name), getattr(run, name)
+            if theirs != mine:
+                raise ErrorTablesError(
+                    f"the error tables were measured with {told} {theirs or 'unknown'}, and this run has "
+                    f"{mine or 'unknown'}: {remedy}"
+                )
+
+    def model(self, timesteps: Sequence[float]) -> ErrorModel:
+        """The error model of a run with these timesteps."""
+        levels = _levels(timesteps)
+        weights = -np.diff(levels)
+        steps = len(weights)
+        context = np.zeros((steps, steps + 1))
+        if len(timesteps) == len(self.timesteps) and np.allclose(timesteps, self.timesteps, atol=0.5):
+            return ErrorModel(weights, self.segments, self.partial, context, self.power)
+        at = _positions(levels, _levels(self.timesteps))
+        return ErrorModel(weights, self._segments_at(at, weights), self._partial_at(at), context, self.power)
+
+    def _segments_at(self, at: Floats, weights: Floats) -> Floats:
+        """The segments' errors for steps at the positions `at` among those measured: a segment is known by its
+        anchors and by how far its middle lies behind the last of them, its error by that of a unit of width."""
+        measured, back, reach = self.segments.shape
+        own = np.concatenate([[0.0], np.cumsum(-np.diff(_levels(self.timesteps)))])
+        j, n = np.arange(measured)[:, None], np.arange(1, reach + 1)[None]
+        width = own[np.minimum(j + n + 1, measured)] - own[np.minimum(j + 1, measured)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            per_width = self.segments / width[:, None, :]
+        steps = len(weights)
+        sums = np.concatenate([[0.0], np.cumsum(weights)])
+        found = np.full((steps, back, reach), np.nan)
+        for j in range(steps):
+            anchor = min(at[j], measured - 1.0)
+            for n in range(1, min(reach, steps - j - 1) + 1):
+                # Reused steps j + 1 to j + n: their middle, in measured steps behind the anchor, and as many as those.
+                lag = (at[j + 1] + at[j + n + 1]) / 2 - at[j]
+                like, width_n = max(2 * lag - 2, 1.0) - 1, sums[j + n + 1] - sums[j + 1]
+                found[j, 0, n - 1] = _between(per_width[:, 0], (anchor, like)) * width_n
+                for b in range(1, min(back, j + 1)):
+                    gap = max(at[j] - at[j - b], 1.0) - 1
+                    found[j, b, n - 1] = _between(per_width[:, 1:], (anchor, gap, like)) * width_n
+        return found
+
+    def _partial_at(self, at: Floats) -> Floats:
+        """The partial steps' errors for steps at the positions `at` among those measured."""
+        budgets, ages, measured = self.partial.shape
+        steps = len(at) - 1
+        found = np.full((budgets, ages, steps), np.nan)
+        for t in range(1, steps):
+            for age in range(1, min(ages, t) + 1):
+                gap = max(at[t] - at[t - age], 1.0) - 1
+                for budget in range(budgets):
+                    found[budget, age - 1, t] = _between(self.partial[budget], (gap, min(at[t], measured - 1.0)))
+        return found
+
+    def save(self, path: Path) -> None:
+        """float32 safetensors, everything else as JSON in the metadata."""
+        from safetensors.numpy import save_file
+
+        facts = {
+            "schema": SCHEMA,
+            "origin": self.origin.__dict__,
+            **{name: getattr(self, name) for name in ("timesteps", "budgets", "power", "psnr_offset", "margin_db")},
+            "measured_on": self.measured_on,
+        }
+        tensors = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
+        save_file(tensors, path, metadata={"tables": json.dumps(facts)})
+
+
+def load_tables(path: Path, remedy: str) -> ErrorTables:
+    """Raises ErrorTablesError, with `remedy`, for a missing or broken file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})["tables"])
+            arrays = {name: file.get_tensor(name).astype(np.float64) for name in ARRAYS}
+        if facts["schema"] != SCHEMA:
+            raise ValueError(f"schema {facts['schema']}, and this version reads {SCHEMA}")
+        return ErrorTables(
+            Origin(**facts["origin"]),
+            tuple(facts["timesteps"]),
+            tuple(facts["budgets"]),
+            arrays["segments"],
+            arrays["partial"],
+            float(facts["power"]),
+            float(facts["psnr_offset"]),
+            float(facts["margin_db"]),
+            facts["measured_on"],
+        )
+    except FileNotFoundError:
+        raise ErrorTablesError(f"no error tables ({path.name} not found): {remedy}") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ErrorTablesError(f"{path.name} holds no error tables ({error}): {remedy}") from error
+
+
+def scaled(tables: ErrorTables, offset: float, margin_db: float) -> ErrorTables:
+    """The same tables with another map from error to PSNR."""
+    return replace(tables, psnr_offset=offset, margin_db=margin_db)
+
+
+def _levels(timesteps: Sequence[float]) -> Floats:
+    """sigma at every step's start, and 0 at the end."""
+    return np.array([*timesteps, 0.0], float) / 1000
+
+
+def _positions(levels: Floats, measured: Floats) -> Floats:
+    """Where noise levels lie among the measured ones, in steps."""
+    return np.asarray(np.interp(-levels, -measured, np.arange(len(measured))), float)
+
+
+def _between(table: Floats, point: Sequence[float]) -> float:
+    """The table's value at a fractional index: linear between the neighbours that were measured, NaN beyond its ends or
+    where hardly one was measured."""
+    if any(value > size - 1 for size, value in zip(table.shape, point, strict=True)):
+        return math.nan
+    total = weight_sum = 0.0
+    corners: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
+    for size, value in zip(table.shape, point, strict=True):
+        low = int(value)
+        high, part = min(low + 1, size - 1), value - low
+        corners = [
+            ((*index, each), weight * share)
+            for index, weight in corners
+            for each, share in ((low, 1 - part), (high, part))
+            if share > 0
+        ]
+    for index, weight in corners:
+        value = float(table[index])
+        if math.isfinite(value):
+            total += weight * value
+            weight_sum += weight
+    return total / weight_sum if weight_sum > 0.5 else math.nan
