@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hetcache.core.decisions import parse_decisions
 from hetcache.core.drift import ChangeEstimator, LevelRule, plan_levels
 from hetcache.core.flops import ModelShape, cache_bytes, partial_step_flops, velocity_bytes
 from hetcache.core.lead import Decider
-from hetcache.core.mode import Dial, MakeManager, Mode, NotPlannable, RunContext
+from hetcache.core.mode import ONE_STEP, Dial, MakeManager, Mode, NotPlannable, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.time_curve import Powers, TimeAxis
@@ -97,6 +98,14 @@ class HetCacheConfig:
         "'output' (EasyCache's rate, content-aware)",
         choices=("timestep", "output"),
     )
+    decisions: str | None = setting(
+        None,
+        "every step's decision, in place of the threshold's: F in full, P or P0.05 partial (with that share of the "
+        "context), R or R1 reused (with a forecast of that order), xN for N of them, such as F,R0x2,P0.05,R1x3; the "
+        "record of a planned run has it",
+        shown="by --cache-thresh",
+        metavar="PLAN",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -111,6 +120,11 @@ class HetCacheConfig:
             raise ValueError("--band and --refresh-band must be at least 1")
         if self.max_partial_run < 0:
             raise ValueError(f"--max-partial-run must not be negative, not {self.max_partial_run}")
+        if self.decisions is not None:
+            parse_decisions(self.decisions)
+            if self.signal == "output" or self.whole_steps_only:
+                given = "--signal output" if self.signal == "output" else "--whole-steps-only"
+                raise ValueError(f"--decisions says what every step does: leave {given} out")
         if self.margin_width is not None and self.margin_width < 0:
             raise ValueError(f"--margin-width must not be negative, not {self.margin_width}")
 
@@ -324,8 +338,25 @@ def plan(
     """Raises NotPlannable for `signal` output."""
     if config.signal == "output":
         raise NotPlannable("--signal output decides from the run itself, so there is no plan before it")
+    if config.decisions is not None:
+        return given_decisions(config.decisions, schedule, reuses)
     rule = replace(config.rule(), reuses=reuses)
     return plan_hetcache(schedule, config, context.calibration().estimator(), rule)
+
+
+def given_decisions(words: str, schedule: Schedule, reuses: bool = True) -> list[Decision]:
+    """Raises ValueError where they are not as many as the run has steps, or another rule has the reuses."""
+    decisions = parse_decisions(words)
+    if not reuses:
+        raise ValueError("--decisions: TeaCache decides the reuses of this mode; use --mode hetcache")
+    if schedule is ONE_STEP:
+        return decisions[:1]
+    if len(decisions) != schedule.num_steps:
+        raise ValueError(
+            f"--decisions has {len(decisions)} steps and the run {schedule.num_steps}: give --steps {len(decisions)}, "
+            "or another plan"
+        )
+    return decisions
 
 
 def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses: bool = True) -> OutputDrift | None:
@@ -377,7 +408,7 @@ MODE = Mode(
     needs_mask=True,
     maskless=lambda config: config.whole_steps_only,
     vace_on_reuse=lambda config: config.vace_on_reuse,
-    calibrated=lambda config: ("drift",) if config.signal == "timestep" else (),
+    calibrated=lambda config: ("drift",) if config.signal == "timestep" and config.decisions is None else (),
 )
 
 TOKENS = replace(

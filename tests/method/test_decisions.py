@@ -1,0 +1,46 @@
+"""A plan given in words is what runs, and what cannot be run is refused before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hetcache.core.drift import decision_string
+from hetcache.core.mode import RunContext
+from hetcache.core.tokens import classify
+from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.method.hetcache import MODE, TOKENS, HetCacheConfig
+
+
+def context():
+    mask = torch.zeros(5, 48, 64, dtype=torch.bool)
+    mask[:, 16:32, 16:32] = True
+
+    def none():
+        raise AssertionError("a given plan needs no calibration")
+
+    return RunContext.of(classify(mask, 1), none)
+
+
+def schedule(steps):
+    return Schedule(tuple(float(t) for t in range(steps, 0, -1)), {"e0": (0.0,) * steps})
+
+
+def test_a_given_plan_is_the_plan_and_needs_no_calibration():
+    config = HetCacheConfig(decisions="F,R1x2,P0.2,R0,F")
+    MODE.build(config, context())
+    plan = MODE.plan(schedule(6), config, context(), Branch.COND)
+    assert decision_string(plan) == "FRRPRF"
+    assert [d.order for d in plan] == [None, 1, 1, None, 0, None] and plan[3].context_ratio == 0.2
+
+
+def test_a_plan_of_another_length_or_beside_another_rule_is_refused():
+    with pytest.raises(ValueError, match="6 steps and the run 5: give --steps 6"):
+        MODE.plan(schedule(5), HetCacheConfig(decisions="F,Rx5"), context(), Branch.COND)
+    with pytest.raises(ValueError, match="use --mode hetcache"):
+        TOKENS.plan(schedule(6), HetCacheConfig(decisions="F,Px5"), context(), Branch.COND)
+    for settings, flag in (({"signal": "output"}, "--signal output"), ({"whole_steps_only": True}, "--whole-steps")):
+        with pytest.raises(ValueError, match=f"leave {flag}"):
+            HetCacheConfig(decisions="F,R", **settings)
+    with pytest.raises(ValueError, match="'X' is no decision"):
+        HetCacheConfig(decisions="F,X")
