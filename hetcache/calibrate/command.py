@@ -3,7 +3,8 @@
 Runs the uncached model on every clip and writes `MODEL.json` (TeaCache's polynomials, the tabulated change of the
 stack residual, the curve of time that forecasts go along, MagCache's ratios per branch), `MODEL.fastcache.safetensors`
 (FastCache's linear maps) and with `--paths also` (or `only`) `MODEL.dpcache-STEPS-SHIFT.safetensors` (DPCache's errors
-of paths, for one schedule).
+of paths, for one schedule); with `--errors`, alone, `MODEL.errors.safetensors` (what each kind of step errs by, for
+HetCache's exact plans).
 
     python -m hetcache.calibrate --model tiny
     python -m hetcache.calibrate --model wan2.1-vace-1.3b --video a.mp4 b.mp4 --mask a_mask.mp4 b_mask.mp4
@@ -29,6 +30,7 @@ from hetcache.calibrate.measure import (
     time_curve,
 )
 from hetcache.calibrate.options import CalibrationRequest, parse
+from hetcache.calibrate.tables import measured_tables
 from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file, path_file
 from hetcache.core.drift import Rescale
 from hetcache.core.facts import weights_fingerprint
@@ -41,6 +43,7 @@ from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.models.backend import LoadOptions, Pipeline, backend
+from hetcache.planner.tables import load_tables, tables_file
 from hetcache.run.job import choose_device
 
 
@@ -73,6 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
         pipeline = backend(info.backend).load(model, options)
         output = asked.output or own_calibration_file(info.model_id, model)
+        if asked.errors:
+            print(f"wrote {write_errors(output, info, model, pipeline, clips, request)}")
+            return 0
         is_part = "only" in (asked.paths, asked.time_curve)
         if is_part:
             load_calibration(info.model_id, output, model)
@@ -91,6 +97,20 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(f"wrote {output}")
     return 0
+
+
+def write_errors(
+    output: Path, info: ModelInfo, model: str, pipeline: Pipeline, clips: list[Clip], request: CalibrationRequest
+) -> Path:
+    """Measure the error tables and write them beside the calibration file `output`; returns where."""
+    calibration = load_calibration(info.model_id, output, model)
+    tables = measured_tables(
+        pipeline, clips, info.complete(request.edit), lambda: calibration, info, weights_fingerprint(model), print
+    )
+    path = tables_file(output)
+    tables.save(path)
+    load_tables(path, "measure again")
+    return path
 
 
 def read(video: Path, mask: Path, request: CalibrationRequest, info: ModelInfo) -> Clip:

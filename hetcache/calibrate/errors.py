@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from hetcache.core.flops import WorkMeter
+from hetcache.core.lead import Decider, Planned
+from hetcache.core.time_curve import TimeAxis, forecast_weights
 from hetcache.core.tokens import TokenClasses
 from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
 from hetcache.core.walk import StackWalk
@@ -45,21 +47,24 @@ def widths(timesteps: Sequence[float]) -> list[float]:
     return [(a - b) / 1000 for a, b in zip(timesteps, [*timesteps[1:], 0.0], strict=True)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shadow:
-    """Managers of HetCache that see the same steps and compute all but every `REFRESH`th in part, with `context_ratio`
-    `budget`: `phase` is the first full step behind the run's first."""
+    """Managers of HetCache that see the same steps and compute all but every `REFRESH`th in part, with the share
+    `context_ratio` of the context; `phase` is the first full step behind the run's first. `make` is their factory for a
+    list of decisions."""
 
-    make: Callable[[Branch, Schedule], CacheManager]
-    budget: int
+    make: Callable[[Decider, Branch], CacheManager]
+    context_ratio: float
     phase: int
-
-    def is_full(self, index: int) -> bool:
-        return index == 0 or (index >= self.phase and (index - self.phase) % REFRESH == 0)
 
     def age(self, index: int) -> int:
         """Steps since the last full one."""
-        return next(age for age in range(index + 1) if self.is_full(index - age))
+        return index if index < self.phase else (index - self.phase) % REFRESH
+
+    def manager(self, branch: Branch, num_steps: int) -> CacheManager:
+        partial = Decision(Compute.PARTIAL, "calibration", context_ratio=self.context_ratio)
+        full = Decision(Compute.FULL, "calibration")
+        return self.make(Planned([partial if self.age(t) else full for t in range(num_steps)]), branch)
 
 
 class ErrorTally:
@@ -73,8 +78,6 @@ class ErrorTally:
         self._truth: torch.Tensor | None = None
         self.errors: dict[Hashable, float] = {}
         self.magnitude: dict[int, float] = {}
-        self._velocity: torch.Tensor | None = None
-        self._latents: torch.Tensor | None = None
 
     def truth(self, branch: Branch, step: Step, velocity: torch.Tensor) -> None:
         whole = self._guided(branch, ("truth", step.index), self._inside(velocity))
@@ -120,12 +123,15 @@ class ErrorTally:
 class ErrorManager(CacheManager):
     """One branch of the uncached run, with its shadows beside it."""
 
-    def __init__(self, branch: Branch, schedule: Schedule, tally: ErrorTally, shadows: list[Shadow]) -> None:
+    def __init__(
+        self, branch: Branch, schedule: Schedule, tally: ErrorTally, shadows: Sequence[Shadow], axis: TimeAxis
+    ) -> None:
         self._branch = branch
+        self._timesteps = schedule.timesteps
+        self._axis = axis
         self._tally = tally
         self._widths = widths(schedule.timesteps)
-        self._shadows = [(shadow, shadow.make(branch, schedule)) for shadow in shadows]
-        self._full: CacheManager = CacheManager()
+        self._shadows = [shadow.manager(branch, schedule.num_steps) for shadow in shadows]
         self._walk: StackWalk | None = None
         self._anchors: deque[torch.Tensor] = deque(maxlen=2 * REACH)
 
@@ -146,8 +152,8 @@ class ErrorManager(CacheManager):
         head = self._walk.denoiser.head
         self._tally.truth(self._branch, step, velocity)
         self._forecast(step, hidden, head)
-        for number, (shadow, manager) in enumerate(self._shadows):
-            self._follow(number, shadow, manager, step, hidden, head)
+        for number, manager in enumerate(self._shadows):
+            self._follow(number, manager, step, hidden, head)
         self._anchors.appendleft(x_out_BND - hidden.x_BND)
 
     def _forecast(self, step: Step, hidden: Hidden, head: Callable[..., torch.Tensor]) -> None:
@@ -158,14 +164,15 @@ class ErrorManager(CacheManager):
             self._tally.reused(self._branch, j, 0, ahead, width, head(hidden, hidden.x_BND + last_BND))
             for back in BACKS:
                 if back <= j:
-                    change_BND = (last_BND - anchors[ahead - 1 + back]) * (ahead / back)
-                    velocity = head(hidden, hidden.x_BND + last_BND + change_BND)
+                    known = self._timesteps[j], self._timesteps[j - back]
+                    (weight,) = forecast_weights(self._axis, known, step.timestep)
+                    change_BND = last_BND - anchors[ahead - 1 + back]
+                    velocity = head(hidden, hidden.x_BND + last_BND + weight * change_BND)
                     self._tally.reused(self._branch, j, back, ahead, width, velocity)
 
     def _follow(
         self,
         number: int,
-        shadow: Shadow,
         manager: CacheManager,
         step: Step,
         hidden: Hidden,
@@ -187,5 +194,5 @@ class ErrorManager(CacheManager):
     def release(self) -> None:
         self._anchors.clear()
         self._walk = None
-        for _, manager in self._shadows:
+        for manager in self._shadows:
             manager.release()

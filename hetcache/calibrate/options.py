@@ -38,6 +38,11 @@ class Measured:
         "rest of the calibration as it is",
         choices=("also", "only"),
     )
+    errors: bool = setting(
+        False,
+        "measure only what each kind of step errs by, for the exact plans of --mode hetcache (MODEL.errors.safetensors "
+        "beside the calibration, which must be there)",
+    )
     output: Path | None = setting(
         None, "JSON to write", shown="beside a folder's weights, else where the package keeps it"
     )
@@ -47,6 +52,8 @@ class Measured:
             raise UserError(f"{len(self.video)} videos and {len(self.mask)} masks: give one mask per video")
         check_settings(self)
         check_frame_count(self.frames)
+        if self.errors and self.paths != "off":
+            raise UserError("--errors measures nothing else: leave --paths out")
         if self.rank < 0:
             raise refused(self, "rank", "not negative; 0 is none")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,11 @@ class ErrorTables:
         save_file(tensors, path, metadata={"tables": json.dumps(facts)})
 
 
+def tables_file(calibration: Path) -> Path:
+    """Where the tables lie: beside the model's calibration file."""
+    return calibration.with_name(f"{calibration.stem}.errors.safetensors")
+
+
 def load_tables(path: Path, remedy: str) -> ErrorTables:
     """Raises ErrorTablesError, with `remedy`, for a missing or broken file."""
     from safetensors import SafetensorError, safe_open
@@ -169,11 +174,6 @@ def load_tables(path: Path, remedy: str) -> ErrorTables:
         raise ErrorTablesError(f"no error tables ({path.name} not found): {remedy}") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ErrorTablesError(f"{path.name} holds no error tables ({error}): {remedy}") from error
-
-
-def scaled(tables: ErrorTables, offset: float, margin_db: float) -> ErrorTables:
-    """The same tables with another map from error to PSNR."""
-    return replace(tables, psnr_offset=offset, margin_db=margin_db)
 
 
 def _levels(timesteps: Sequence[float]) -> Floats:
