@@ -16,6 +16,7 @@ from hetcache.queue.job import span
 from hetcache.queue.store import Queue
 from hetcache.report.timeline import Timeline, timelines_html
 from hetcache.run.editor import Editor
+from hetcache.run.exact import exact_plan
 from hetcache.run.job import Job, prepare
 from hetcache.run.options import Request
 from hetcache.run.output import Outputs
@@ -23,6 +24,8 @@ from hetcache.run.studio import Studio
 from hetcache.run.task import as_task
 
 KEPT_JOBS = 4
+UNPLANNED: dict[str, Any] = {"target_speedup": None, "quality": None, "seconds": None, "planner": "auto"}
+"""A job is the same whatever plan is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,13 @@ class Planner:
         context = job.context(config)
         schedule, shape = editor.schedule
         branches = tuple(Branch) if job.settings.cfg_scale != 1 else (Branch.COND,)
-        target = request.output.target_speedup
-        if target is None:
+        target, wish = request.output.target_speedup, request.output.wish
+        if wish is not None:
+            if wish.seconds is not None and not measure:
+                raise NotPlannable("the steps are timed first")
+            found = exact_plan(job, wish, editor, config, context)
+            config, plan = found.config, found.plan
+        elif target is None:
             plan = plan_run(mode, config, context, schedule, shape, branches)
         else:
             config, plan = find_setting(mode, config, target, context, schedule, shape, branches)
@@ -110,7 +118,7 @@ class Planner:
 
     def _job(self, request: Request) -> Job:
         """The request prepared; what was asked lately is not read again."""
-        key = repr(replace(request, words=(), output=replace(request.output, target_speedup=None)))
+        key = repr(replace(request, words=(), output=replace(request.output, **UNPLANNED)))
         if key not in self._jobs:
             self._jobs[key] = prepare(request, Outputs.of(request))
             while len(self._jobs) > KEPT_JOBS:

@@ -17,7 +17,7 @@ from hetcache.core.flops import WorkMeter
 from hetcache.core.lead import Decider, Planned
 from hetcache.core.time_curve import TimeAxis, forecast_weights
 from hetcache.core.tokens import TokenClasses
-from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step, Walk
 from hetcache.core.walk import StackWalk
 
 REACH = 12
@@ -141,7 +141,8 @@ class ErrorManager(CacheManager):
     def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
         return ops.full(x_BND)
 
-    def run_stack(self, walk: StackWalk, step: Step, hidden: Hidden, decision: Decision) -> torch.Tensor:
+    def run_stack(self, walk: Walk, step: Step, hidden: Hidden, decision: Decision) -> torch.Tensor:
+        assert isinstance(walk, StackWalk)
         self._walk = walk
         return walk.finish()
 

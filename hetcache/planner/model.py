@@ -32,7 +32,7 @@ BETTER_BY = 1e-12
 """By how much order 1 must be better than order 0 to be chosen: equal is order 0."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Kind:
     """What a step of a plan is: `budget` indexes the model's budgets in a PARTIAL step, `order` is that of the forecast
     in a REUSE step."""

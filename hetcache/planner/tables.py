@@ -99,8 +99,8 @@ class ErrorTables:
         anchors and by how far its middle lies behind the last of them, its error by that of a unit of width."""
         measured, back, reach = self.segments.shape
         own = np.concatenate([[0.0], np.cumsum(-np.diff(_levels(self.timesteps)))])
-        j, n = np.arange(measured)[:, None], np.arange(1, reach + 1)[None]
-        width = own[np.minimum(j + n + 1, measured)] - own[np.minimum(j + 1, measured)]
+        first, ends = np.arange(measured)[:, None] + 1, np.arange(1, reach + 1)[None]
+        width = own[np.minimum(first + ends, measured)] - own[first]
         with np.errstate(invalid="ignore", divide="ignore"):
             per_width = self.segments / width[:, None, :]
         steps = len(weights)

@@ -101,7 +101,11 @@ def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | 
     from hetcache.run.saving import save_seen, save_source
     from hetcache.run.summary import known_rows, plan_rows, video_rows
 
-    if request.output.plan or request.output.target_speedup is not None:
+    if request.output.wish is not None:
+        from hetcache.run.exact import check_exact
+
+        check_exact(request.mode, request.config)
+    elif request.output.plan or request.output.target_speedup is not None:
         check_plannable(request.mode, request.output.target_speedup)
     job = prepare(request, outputs)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():

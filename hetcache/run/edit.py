@@ -12,6 +12,7 @@ from hetcache.models.backend import EditResult
 from hetcache.modes import MODES
 from hetcache.modes.planning import check_cfg_batch, describe_plan, find_setting, plan_run
 from hetcache.run.editor import Editor
+from hetcache.run.exact import exact_plan, promise
 from hetcache.run.identity import run_identity
 from hetcache.run.job import Job
 from hetcache.run.saving import save_edit, save_windows
@@ -19,17 +20,20 @@ from hetcache.run.studio import Studio
 from hetcache.run.terminal import say
 from hetcache.run.window_store import WindowStore
 from hetcache.run.windows import edit_windows
+from hetcache.run.wish import Wish
 
 
 def ready(job: Job, context: RunContext, studio: Studio | None = None) -> tuple[Editor, Any]:
-    """(loaded editor, this model's config that keeps to --cache-budget-gib and reaches --target-speedup). Says the plan
-    if it was asked for."""
+    """(loaded editor, this model's config that keeps to --cache-budget-gib and to what was asked of the plan). Says the
+    plan if it was asked for."""
     editor = Editor(job, studio)
     config = editor.within_budget(job.mode, job.mode.settle(job.config, context), context)
     editor.doubt(job.mode, config, context)
     for note in editor.notes:
         say(f"  {note}")
-    if job.plan or job.target_speedup is not None:
+    if job.wish is not None:
+        config = say_exact_plan(job, job.wish, config, context, editor)
+    elif job.plan or job.target_speedup is not None:
         config = say_plan(job, config, context, editor)
     if job.settings.cfg_batch:
         check_cfg_batch(job.mode, config, context, editor.schedule[0])
@@ -54,6 +58,18 @@ def say_plan(job: Job, config: Any, context: RunContext, editor: Editor) -> Any:
     if len(job.windows) > 1:
         say("  this is the first window's plan: the others have the same decisions and their own tokens")
     return config
+
+
+def say_exact_plan(job: Job, wish: Wish, config: Any, context: RunContext, editor: Editor) -> Any:
+    """Say the exact plan for what was asked, and its promise, which the editor keeps. Returns the config with it."""
+    found = exact_plan(job, wish, editor, config, context)
+    editor.planned = found.facts
+    say(describe_plan(found.plan, editor.schedule[0]))
+    say(f"  --decisions {found.config.decisions}")
+    if len(job.windows) > 1:
+        say("  this is the plan of every window")
+    say(f"  {promise(found.facts)}")
+    return found.config
 
 
 def edit_short(job: Job, context: RunContext, start: float, studio: Studio | None = None) -> dict[str, Any]:

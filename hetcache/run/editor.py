@@ -36,8 +36,8 @@ class OutOfMemoryError(UserError):
 class Editor:
     """Loads the job's pipeline at once, if `studio` does not hold it, and settles `--vae-tiling auto` for all its
     edits. When CUDA runs out of memory, it goes on once with the VAE in tiles and the weights offloaded, and keeps
-    these; `notes` says so, for the record. Raises ValueError for weights that cannot be loaded, OutOfMemoryError for a
-    GPU that is too small even so.
+    these; `notes` says so, for the record, and `planned` what an exact plan promises. Raises ValueError for weights
+    that cannot be loaded, OutOfMemoryError for a GPU that is too small even so.
     """
 
     def __init__(self, job: Job, studio: Studio | None = None) -> None:
@@ -47,6 +47,7 @@ class Editor:
         self._tiled = job.settings.vae_tiling == "on"
         self._has_retried = False
         self.notes: list[str] = []
+        self.planned: dict[str, Any] = {}
         self._backend = backend(job.info.backend)
         if job.settings.compile:
             self._backend.check_compile(job.device)

@@ -30,6 +30,7 @@ def run_identity(job: Job) -> dict[str, Any]:
         "mode": job.mode.name,
         "settings": asdict(job.config),
         "target speed-up": job.target_speedup,
+        "exact plan": None if job.wish is None else asdict(job.wish),
         "edit": asdict(job.settings),
         "input options": asdict(job.source.options),
         **{name: file_facts(path) for name, path in files.items()},

@@ -29,6 +29,7 @@ from hetcache.run.identity import request_identity
 from hetcache.run.options import Request
 from hetcache.run.output import Outputs
 from hetcache.run.task import as_task
+from hetcache.run.wish import Wish
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Job:
     resume: bool
     plan: bool
     target_speedup: float | None
+    wish: Wish | None
     command: str
     identity: str
 
@@ -102,6 +104,15 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         raise VideoError(
             f"--compare and --report show one window and these {num_frames} frames need {len(windows)}: "
             f"give --frames {windows[0].count} to look at the first"
+        )
+    if len(windows) > 1 and wanted.seconds is not None:
+        raise VideoError(
+            f"--seconds is for one window and these {num_frames} frames need {len(windows)}: give --target-speedup, or "
+            f"--frames {windows[0].count}"
+        )
+    if wanted.seconds is not None and settings.parallel != "off":
+        raise VideoError(
+            "--seconds: processes would time the steps each by itself; give --target-speedup, or no --parallel"
         )
     if len(windows) == 1 and wanted.resume:
         raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
@@ -147,6 +158,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         resume=wanted.resume,
         plan=wanted.plan,
         target_speedup=wanted.target_speedup,
+        wish=wanted.wish,
         command=request.command,
         identity=request_identity(request),
     )

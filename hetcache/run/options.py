@@ -15,6 +15,7 @@ from hetcache.media.options import FEATHER_PX_AT_480P, LONG_CRF, SHORT_CRF, SHOR
 from hetcache.media.sizes import check_frame_count, check_side
 from hetcache.models import MODELS
 from hetcache.models.options import ModelOptions
+from hetcache.run.wish import Planning
 
 if TYPE_CHECKING:
     from hetcache.core.mode import Mode
@@ -105,7 +106,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Output:
+class Output(Planning):
     """What is written, and what is told about it."""
 
     output: Path | None = setting(None, "mp4 to write, its .json record beside it", shown="outputs/VIDEO_MODE.mp4")
@@ -140,21 +141,13 @@ class Output:
     report: bool = setting(
         False, "also write a page beside the video (.html): before and after, every step, the tokens computed"
     )
-    plan: bool = setting(False, "print the decision of every step and the expected speed-up without running the model")
-    target_speedup: float | None = setting(
-        None,
-        "choose the mode's threshold so that the denoising loop does X times less work (static schedules)",
-        shown="",
-        metavar="X",
-    )
     debug: bool = setting(False, "show the traceback of an error")
 
     def __post_init__(self) -> None:
         check_settings(self)
+        Planning.__post_init__(self)
         if self.mask_feather is not None and not 0 <= self.mask_feather <= MAX_SIDE:
             raise refused(self, "mask_feather", f"pixels of the video, from 0 to {MAX_SIDE}")
-        if self.target_speedup is not None and self.target_speedup < 1:
-            raise refused(self, "target_speedup", "at least 1")
 
 
 def started_by(program: str) -> list[str]:

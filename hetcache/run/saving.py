@@ -22,6 +22,7 @@ from hetcache.models.backend import EditResult
 from hetcache.run import record as records
 from hetcache.run.compare import compare
 from hetcache.run.editor import Editor
+from hetcache.run.exact import kept
 from hetcache.run.job import Job
 from hetcache.run.joins import JoinWatch
 from hetcache.run.long_clip import edited_frames, finished_frames
@@ -63,6 +64,8 @@ def save_edit(
             "timed": timed,
             **compare(stage_ms, baseline.session.stage_ms, result.frames_THWC, baseline.frames_THWC, clip.mask_THW),
         }
+    if editor.planned:
+        record["plan"] = kept(editor.planned, record)
     write_json(job.outputs.record, record)
     if job.outputs.report is not None:
         from hetcache.run.page import run_html
