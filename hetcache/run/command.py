@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetcache.cli import parse
+from hetcache.files import UserError
 from hetcache.run.options import Request
 from hetcache.run.terminal import complain, say, take_any_character
 
@@ -107,6 +108,8 @@ def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | 
         check_exact(request.mode, request.config)
     elif request.output.plan or request.output.target_speedup is not None:
         check_plannable(request.mode, request.output.target_speedup)
+        if request.output.target_speedup is not None and getattr(request.config, "decisions", None) is not None:
+            raise UserError("--decisions is a plan already: leave --target-speedup out")
     job = prepare(request, outputs)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
         say(table([*video_rows(job), *([] if job.mask_report is None else job.mask_report.rows())]))

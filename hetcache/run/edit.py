@@ -27,7 +27,9 @@ def ready(job: Job, context: RunContext, studio: Studio | None = None) -> tuple[
     """(loaded editor, this model's config that keeps to --cache-budget-gib and to what was asked of the plan). Says the
     plan if it was asked for."""
     editor = Editor(job, studio)
-    config = editor.within_budget(job.mode, job.mode.settle(job.config, context), context)
+    config = job.mode.settle(job.config, context)
+    if job.wish is None:
+        config = editor.within_budget(job.mode, config, context)
     editor.doubt(job.mode, config, context)
     for note in editor.notes:
         say(f"  {note}")

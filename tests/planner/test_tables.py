@@ -6,33 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from error_tables import smooth_tables
 
 from hetcache.core.conditions import flow_timesteps
 from hetcache.planner.model import FULL
 from hetcache.planner.search import Costs, Front
-from hetcache.planner.tables import ErrorTables, ErrorTablesError, Origin, load_tables
+from hetcache.planner.tables import ErrorTablesError, load_tables
 
-ORIGIN = Origin("toy", "diffsynth", "", "abc", 2.0, "cached", 0.7, "two clips")
-REACH, BACK, AGES = 6, 4, 6
-
-
-def smooth_tables(steps=24, shift=5.0):
-    """A velocity that turns evenly with sigma: reuse errs by the distance, order 1 by a tenth of that and by how far
-    apart its anchors are, a partial step by the age of its context."""
-    timesteps = flow_timesteps(steps, shift)
-    levels = np.array([*timesteps, 0.0]) / 1000
-    segments = np.full((steps, BACK + 1, REACH), np.nan)
-    partial = np.full((2, AGES, steps), np.nan)
-    for j in range(steps):
-        for n in range(1, min(REACH, steps - j - 1) + 1):
-            width = levels[j + 1] - levels[j + n + 1]
-            lag = levels[j] - (levels[j + 1] + levels[j + n + 1]) / 2
-            segments[j, 0, n - 1] = width * lag
-            for b in range(1, min(BACK, j) + 1):
-                segments[j, b, n - 1] = width * lag * 0.1
-        for age in range(1, min(AGES, j) + 1):
-            partial[:, age - 1, j] = np.array([0.2, 0.1]) * (levels[j - age] - levels[j])
-    return ErrorTables(ORIGIN, timesteps, (0.05, 0.3), segments, partial, 2.0, 20.0, 3.0, {"clips": ["a.mp4"]})
+ORIGIN = smooth_tables().origin
 
 
 def test_tables_are_read_back_as_they_were_kept(tmp_path):
