@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from hetcache.core.conditions import flow_timesteps
+from hetcache.core.facts import weights_fingerprint
 from hetcache.planner.tables import ErrorTables, Origin
 
+TINY = Origin("tiny", "diffsynth", "", weights_fingerprint("tiny"), 2.0, "cached", 0.7)
 REACH, BACK, AGES = 6, 4, 6
 
 
@@ -25,4 +27,6 @@ def smooth_tables(steps: int = 24, shift: float = 5.0, origin: Origin | None = N
         for age in range(1, min(AGES, j) + 1):
             partial[:, age - 1, j] = np.array([0.2, 0.1]) * (levels[j - age] - levels[j])
     origin = origin or Origin("toy", "diffsynth", "", "abc", 2.0, "cached", 0.7, "two clips")
-    return ErrorTables(origin, timesteps, (0.05, 0.3), segments, partial, 2.0, 20.0, 3.0, {"clips": ["a.mp4"]})
+    return ErrorTables(
+        origin, timesteps, (0.05, 0.3), segments, partial, np.ones(steps), 2.0, 20.0, 3.0, {"clips": ["a.mp4"]}
+    )

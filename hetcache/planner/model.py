@@ -1,8 +1,8 @@
 """The error model of a run, on the steps of its schedule: what each kind of step adds to the error of the edit.
 
 Errors are root mean squares over the generative tokens of the guided velocity, measured along the uncached trajectory,
-times the width of a step in sigma: errors of the final latent, if later steps neither mend nor multiply them. A run is
-cut into segments, from each computed step to the one before the next. A segment's error has these parts:
+times the width of a step in sigma and what later steps multiply an error by: errors of the final latent. A run is cut
+into segments, from each computed step to the one before the next. A segment's error has these parts:
 
     reused   of the vectors' sum over its reused steps, forecast from the last two computed steps i and j, at the
              better of two orders
@@ -47,10 +47,10 @@ FULL = Kind(Compute.FULL)
 
 @dataclass(frozen=True, eq=False)
 class ErrorModel:
-    """Tables of S steps. `weights[t]` is the width of step t. `segments[j, b, n - 1]` is the error of n reused steps
-    behind the computed step j: of order 0 at b = 0, of order 1 with the earlier anchor j - b else; NaN where nothing
-    was measured. `partial[budget, age - 1, t]` is the error of a partial step in velocity; `context[f, k]` what lies
-    between the full steps f and k, with k = S the end. `power` is p."""
+    """Tables of S steps. `weights[t]` is the width of step t times its sensitivity. `segments[j, b, n - 1]` is the
+    error of n reused steps behind the computed step j: of order 0 at b = 0, of order 1 with the earlier anchor j - b
+    else; NaN where nothing was measured. `partial[budget, age - 1, t]` is the error of a partial step in velocity;
+    `context[f, k]` what lies between the full steps f and k, with k = S the end. `power` is p."""
 
     weights: Floats
     segments: Floats

@@ -19,7 +19,11 @@ from hetcache.files import UserError
 from hetcache.planner.model import ErrorModel, Floats
 
 SCHEMA = 1
-ARRAYS = ("segments", "partial")
+ARRAYS = ("segments", "partial", "sensitivity")
+
+
+SAME_STEP = 0.5
+"""Timesteps (of 1000) that differ by less are the same step."""
 
 
 class ErrorTablesError(UserError):
@@ -44,14 +48,16 @@ class Origin:
 @dataclass(frozen=True, eq=False)
 class ErrorTables:
     """`timesteps` are those of the schedule that was measured, `budgets` the context ratios of its partial steps;
-    `segments` and `partial` as in `ErrorModel`. `psnr_offset` maps a predicted error e to the PSNR in the mask,
-    offset - 20 log10 e in dB, and `margin_db` is by how much nine in ten runs stay above that less the margin."""
+    `segments` and `partial` as in `ErrorModel`, but for `sensitivity[t]`: how much an error of step t is multiplied
+    until the end of the run. `psnr_offset` maps a predicted error e to the PSNR in the mask, offset - 20 log10 e in
+    dB, and `margin_db` is by how much nine in ten runs stay above that less the margin."""
 
     origin: Origin
     timesteps: tuple[float, ...]
     budgets: tuple[float, ...]
     segments: Floats
     partial: Floats
+    sensitivity: Floats
     power: float = 2.0
     psnr_offset: float = 0.0
     margin_db: float = 0.0
@@ -89,10 +95,13 @@ class ErrorTables:
         weights = -np.diff(levels)
         steps = len(weights)
         context = np.zeros((steps, steps + 1))
-        if len(timesteps) == len(self.timesteps) and np.allclose(timesteps, self.timesteps, atol=0.5):
-            return ErrorModel(weights, self.segments, self.partial, context, self.power)
-        at = _positions(levels, _levels(self.timesteps))
-        return ErrorModel(weights, self._segments_at(at, weights), self._partial_at(at), context, self.power)
+        sensitivity, segments, partial = self.sensitivity, self.segments, self.partial
+        if len(timesteps) != len(self.timesteps) or not np.allclose(timesteps, self.timesteps, atol=SAME_STEP):
+            at = _positions(levels, _levels(self.timesteps))
+            sensitivity = np.interp(at[:-1], np.arange(len(self.timesteps)), self.sensitivity)
+            segments, partial = self._segments_at(at, weights), self._partial_at(at)
+        segments = segments * _mean_behind(sensitivity, weights, segments.shape[2])[:, None]
+        return ErrorModel(weights * sensitivity, segments, partial, context, self.power)
 
     def _segments_at(self, at: Floats, weights: Floats) -> Floats:
         """The segments' errors for steps at the positions `at` among those measured: a segment is known by its
@@ -165,6 +174,7 @@ def load_tables(path: Path, remedy: str) -> ErrorTables:
             tuple(facts["budgets"]),
             arrays["segments"],
             arrays["partial"],
+            arrays["sensitivity"],
             float(facts["power"]),
             float(facts["psnr_offset"]),
             float(facts["margin_db"]),
@@ -184,6 +194,16 @@ def _levels(timesteps: Sequence[float]) -> Floats:
 def _positions(levels: Floats, measured: Floats) -> Floats:
     """Where noise levels lie among the measured ones, in steps."""
     return np.asarray(np.interp(-levels, -measured, np.arange(len(measured))), float)
+
+
+def _mean_behind(values: Floats, weights: Floats, reach: int) -> Floats:
+    """[j, n - 1]: the mean over the n steps behind j; 0 where the run ends before."""
+    steps = len(values)
+    sums, totals = (np.concatenate([[0.0], np.cumsum(each)]) for each in (weights * values, weights))
+    first, ends = np.arange(steps)[:, None] + 1, np.arange(1, reach + 1)[None]
+    last = np.minimum(first + ends, steps)
+    width = totals[last] - totals[first]
+    return np.asarray((sums[last] - sums[first]) / np.where(width > 0, width, np.inf), float)
 
 
 def _between(table: Floats, point: Sequence[float]) -> float:

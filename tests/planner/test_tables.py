@@ -53,7 +53,23 @@ def test_another_model_or_guidance_is_refused_with_the_command(changed, said):
 def test_the_measured_schedule_is_taken_as_it_is():
     tables = smooth_tables()
     model = tables.model(tables.timesteps)
-    assert model.segments is tables.segments and model.weights.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(model.segments, tables.segments)
+    assert model.weights.sum() == pytest.approx(1.0)
+
+
+def test_errors_are_multiplied_by_what_comes_after_them():
+    """By the mean over a segment's reused steps, and step by step for what a partial one missed."""
+    tables = smooth_tables()
+    falling = replace(tables, sensitivity=np.linspace(3.0, 1.0, 24))
+    model = falling.model(falling.timesteps)
+    widths = tables.model(tables.timesteps).weights
+    for j, n in ((0, 1), (5, 4), (17, 6)):
+        steps = slice(j + 1, j + 1 + n)
+        mean = (falling.sensitivity[steps] * widths[steps]).sum() / widths[steps].sum()
+        np.testing.assert_allclose(model.segments[j, :, n - 1], tables.segments[j, :, n - 1] * mean)
+    np.testing.assert_allclose(model.weights, widths * falling.sensitivity)
+    coarse = falling.model(flow_timesteps(12, 5.0))
+    assert np.all(np.diff(coarse.weights / smooth_tables(12).model(flow_timesteps(12, 5.0)).weights) < 0)
 
 
 @pytest.mark.parametrize("steps, shift", [(12, 5.0), (18, 5.0), (24, 3.0), (40, 5.0)])

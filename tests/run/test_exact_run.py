@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from error_tables import smooth_tables
+from error_tables import TINY, smooth_tables
 from long_runs import make_clip
 
 import inference
 from hetcache.core.decisions import parse_decisions
-from hetcache.core.facts import weights_fingerprint
-from hetcache.planner.tables import Origin
 from hetcache.run import exact
 from hetcache.run.step_times import timed_kinds, times_from
 
 STEPS = 12
-ORIGIN = Origin("tiny", "diffsynth", "", weights_fingerprint("tiny"), 2.0, "cached", 0.7)
 
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A run on a made clip, with the tables of a made model."""
     make_clip(tmp_path)
-    smooth_tables(24, origin=ORIGIN).save(tmp_path / "tiny.errors.safetensors")
+    smooth_tables(24, origin=TINY).save(tmp_path / "tiny.errors.safetensors")
     monkeypatch.setattr(exact, "tables_file", lambda calibration: tmp_path / "tiny.errors.safetensors")
     files = f"--video {tmp_path}/v.mp4 --mask {tmp_path}/m.mp4 --output {tmp_path}/o.mp4"
     return f"{files} --model tiny --height 96 --width 128 --frames 9 --fill grey --focus off --steps {STEPS}".split()

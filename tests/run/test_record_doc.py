@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from error_tables import TINY, smooth_tables
 from long_runs import make_clip, make_mask
 
 import inference
 from hetcache.modes import MODES
+from hetcache.run import exact
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "record.md"
 ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]*) \|$", re.MULTILINE)
@@ -62,7 +64,8 @@ def fits(value: Any, kind: str) -> bool:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Of one window with --compare, of three windows of which two have nothing to edit, of nothing to edit."""
+    """Of one window with --compare, of three windows of which two have nothing to edit, of nothing to edit, of a plan
+    for a time."""
     folder = tmp_path_factory.mktemp("records")
     make_clip(folder)
     make_mask(folder / "some.mp4", range(8))
@@ -78,10 +81,16 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         files = [f"--video={folder / 'v.mp4'}", f"--mask={folder / mask}", f"--output={folder / name}.mp4"]
         assert inference.main([*small, *files, *words]) == 0
         found[name] = json.loads((folder / f"{name}.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        smooth_tables(origin=TINY).save(folder / "tables")
+        patch.setattr(exact, "tables_file", lambda calibration: folder / "tables")
+        files = [f"--video={folder / 'v.mp4'}", f"--mask={folder / 'm.mp4'}", f"--output={folder / 'planned'}.mp4"]
+        assert inference.main([*small, *files, "--frames", "9", "--seconds", "1000", "--compare"]) == 0
+        found["planned"] = json.loads((folder / "planned.json").read_text())
     return found
 
 
-@pytest.mark.parametrize("name", ["compared", "long", "nothing"])
+@pytest.mark.parametrize("name", ["compared", "long", "nothing", "planned"])
 def test_every_key_is_documented_with_its_type(name: str, records: dict[str, dict[str, Any]]) -> None:
     for path, value in leaves(records[name]):
         if value in ({}, []) and row(path) is None:
