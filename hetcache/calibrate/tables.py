@@ -16,10 +16,9 @@ from hetcache.core.calibration import Calibration
 from hetcache.core.decisions import decision_words
 from hetcache.core.mode import RunContext
 from hetcache.core.options import EditSettings
-from hetcache.core.time_curve import Powers
 from hetcache.core.vocabulary import CacheManager, Compute, Schedule
 from hetcache.media.clip import Clip
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.hetcache import HetCacheConfig, time_axis
 from hetcache.metrics.psnr import psnr
 from hetcache.models import ModelInfo
 from hetcache.models.backend import EditResult, Pipeline
@@ -27,7 +26,7 @@ from hetcache.modes import MODES
 from hetcache.planner.decide import plan_decisions
 from hetcache.planner.model import FULL, Floats, Kind
 from hetcache.planner.search import Costs, Front
-from hetcache.planner.tables import ErrorTables, Origin
+from hetcache.planner.tables import ErrorTables, Origin, forecast_time
 
 BUDGETS = (0.05, 0.3)
 """Shares of the context that a partial step computes, of which a plan chooses step by step."""
@@ -71,7 +70,8 @@ def measured_tables(
     say: Callable[[str], None],
 ) -> ErrorTables:
     """The tables of a model from these clips. The first clip's seed is `edit.seed`, each next one adds 1."""
-    config = HetCacheConfig(context_kv="cached", forecast=1)
+    curve = calibration().time_curve
+    config = HetCacheConfig(context_kv="cached", forecast=1, forecast_in="sigma" if curve is None else "calibrated")
     watched = []
     for index, clip in enumerate(clips):
         context = RunContext.of(torch.from_numpy(clip.mask_THW).to(pipeline.device), calibration, config.margin_width)
@@ -80,7 +80,14 @@ def measured_tables(
         watched.append(run)
     assert edit.cfg_scale is not None
     origin = Origin(
-        info.model_id, info.backend, info.sampler, weights, edit.cfg_scale, config.context_kv, config.margin_ratio
+        info.model_id,
+        info.backend,
+        info.sampler,
+        weights,
+        edit.cfg_scale,
+        config.context_kv,
+        config.margin_ratio,
+        forecast_time(curve),
     )
     tables = tables_of(watched, origin)
     gains = [gains_of(tables, run, pipeline, config, say) for run in watched[:SENSED]]
@@ -113,7 +120,7 @@ def watch(pipeline: Pipeline, clip: Clip, settings: EditSettings, context: RunCo
     )
     assert settings.cfg_scale is not None
     tally = ErrorTally(context.classes, settings.cfg_scale)
-    axis = context.calibration().time_curve or Powers()
+    axis = time_axis(config, context)
 
     def make(branch: Any, schedule: Schedule) -> CacheManager:
         return ErrorManager(branch, schedule, tally, shadows, axis)

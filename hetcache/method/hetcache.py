@@ -54,6 +54,11 @@ class HetCacheConfig:
         "change of each token, 2 along its last two",
         choices=tuple(range(MAX_ORDER + 1)),
     )
+    forecast_in: str = setting(
+        "calibrated",
+        "the time of forecasts of order 1 and 2: the model's calibrated curve where there is one, or sigma",
+        choices=("calibrated", "sigma"),
+    )
     context_ratio: float = setting(0.05, "fraction of context tokens that a partial step computes")
     margin_ratio: float = setting(0.7, "fraction of margin tokens that a partial step computes")
     margin_width: int | None = setting(
@@ -377,7 +382,7 @@ def partial_flops(
 
 def time_axis(config: HetCacheConfig, context: RunContext) -> TimeAxis:
     """The model's calibrated time where there is one; sigma for a decider that needs no calibration, too."""
-    if config.forecast == 0 or config.signal == "output":
+    if config.forecast == 0 or config.signal == "output" or config.forecast_in == "sigma":
         return Powers()
     return context.calibration().time_curve or Powers()
 

@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from hetcache.files import UserError
+from hetcache.core.time_curve import TimeCurve
+from hetcache.files import UserError, digest
 from hetcache.planner.model import ErrorModel, Floats
 
 SCHEMA = 1
+SIGMA = "sigma"
+"""The time of forecasts without a calibrated curve."""
 ARRAYS = ("segments", "partial", "sensitivity")
 
 
@@ -32,8 +35,8 @@ class ErrorTablesError(UserError):
 
 @dataclass(frozen=True)
 class Origin:
-    """What the tables were measured with: in all of it but `note` a run must be the same. `note` says of which clips,
-    sizes and seeds."""
+    """What the tables were measured with: in all of it but `note` a run must be the same. `forecast_in` is that of
+    `forecast_time`."""
 
     model: str
     library: str
@@ -42,6 +45,7 @@ class Origin:
     cfg_scale: float
     context_kv: str
     margin_ratio: float
+    forecast_in: str = SIGMA
     note: str = ""
 
 
@@ -81,6 +85,7 @@ class ErrorTables:
             ("cfg_scale", "guidance"),
             ("context_kv", "--context-kv"),
             ("margin_ratio", "--margin-ratio"),
+            ("forecast_in", "forecasts in"),
         ):
             theirs, mine = getattr(self.origin, name), getattr(run, name)
             if theirs != mine:
@@ -151,6 +156,11 @@ class ErrorTables:
         }
         tensors = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
         save_file(tensors, path, metadata={"tables": json.dumps(facts)})
+
+
+def forecast_time(curve: TimeCurve | None) -> str:
+    """The time of the forecasts that a table was measured with: sigma, or which calibrated curve."""
+    return SIGMA if curve is None else f"the calibrated time {digest(repr((curve.timesteps, curve.points)))[:8]}"
 
 
 def tables_file(calibration: Path) -> Path:

@@ -21,7 +21,7 @@ from hetcache.modes.planning import GUIDED, RunPlan, call_flops, plan_run
 from hetcache.planner.decide import plan_decisions
 from hetcache.planner.model import ErrorModel
 from hetcache.planner.search import Costs, Front, Plan
-from hetcache.planner.tables import ErrorTables, Origin, load_tables, tables_file
+from hetcache.planner.tables import SIGMA, ErrorTables, Origin, forecast_time, load_tables, tables_file
 from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.step_times import StepTimes, time_steps
@@ -58,7 +58,7 @@ def exact_plan(job: Job, wish: Wish, editor: Editor, config: HetCacheConfig, con
     """Raises UserError for a model without error tables, or whose tables are of other conditions, and for a wish that
     is out of reach, with the best that can be had."""
     check_exact(job.mode, config)
-    tables = tables_of(job)
+    tables = tables_of(job, context)
     config = fitting(job, editor, config, context, tables)
     schedule, shape = editor.schedule
     branches = GUIDED if job.settings.cfg_scale != 1 else (Branch.COND,)
@@ -92,7 +92,7 @@ def exact_plan(job: Job, wish: Wish, editor: Editor, config: HetCacheConfig, con
     return ExactPlan(chosen, plan, {"planner": "exact", "asked": asdict(wish), "predicted": promised, **measured})
 
 
-def tables_of(job: Job) -> ErrorTables:
+def tables_of(job: Job, context: RunContext) -> ErrorTables:
     """The error tables of the job's model. Raises UserError with the command that measures them."""
     settings, info = job.settings, job.info
     remedy = f"run python -m hetcache.calibrate --errors --model {job.model} --cfg-scale {settings.cfg_scale:g}"
@@ -107,6 +107,7 @@ def tables_of(job: Job) -> ErrorTables:
         settings.cfg_scale,
         origin.context_kv,
         job.config.margin_ratio,
+        SIGMA if origin.forecast_in == SIGMA else forecast_time(context.calibration().time_curve),
     )
     tables.check(run, remedy)
     return tables
@@ -116,7 +117,13 @@ def fitting(
     job: Job, editor: Editor, config: HetCacheConfig, context: RunContext, tables: ErrorTables
 ) -> HetCacheConfig:
     """The config that the tables were measured with. Raises UserError where that is over --cache-budget-gib."""
-    needed = replace(config, context_kv=tables.origin.context_kv, partial_vace="rows", forecast=max(config.forecast, 1))
+    needed = replace(
+        config,
+        context_kv=tables.origin.context_kv,
+        partial_vace="rows",
+        forecast=max(config.forecast, 1),
+        forecast_in="sigma" if tables.origin.forecast_in == SIGMA else "calibrated",
+    )
     if editor.within_budget(job.mode, needed, context) != needed:
         raise UserError(
             f"--planner exact keeps keys and values from step to step, more than --cache-budget-gib "

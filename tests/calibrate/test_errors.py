@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,6 @@ import torch
 from diffsynth_patches.apply import patched
 from hetcache.calibrate.errors import BACKS, REACH, ErrorManager, ErrorTally, Shadow, latent_mask, widths
 from hetcache.calibrate.tables import by_age, segments_of
-from hetcache.core.decisions import parse_decisions
-from hetcache.core.lead import Planned
 from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheSession
 from hetcache.core.time_curve import Powers
@@ -20,7 +20,7 @@ from hetcache.method.hetcache import MODE, HetCacheConfig
 from hetcache.modes import MODES
 
 STEPS, CFG_SCALE = 6, 3.0
-CONFIG = HetCacheConfig(context_kv="cached", forecast=1, margin_width=1, context_ratio=0.3)
+CONFIG = HetCacheConfig(context_kv="cached", forecast=1, forecast_in="sigma", margin_width=1, context_ratio=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,12 @@ def velocities(pipe, call_kwargs, make_manager):
 
 def given(context, words):
     """The managers of a run that decides so."""
-    make = MODE.cache(CONFIG, context)
-    return lambda branch, schedule: make(Planned(parse_decisions(words)), branch)
+    return MODE.build(replace(CONFIG, decisions=words), context)
 
 
 @pytest.fixture(scope="module")
 def measured(pipe, call_kwargs, context):
     tally = ErrorTally(context.classes, CFG_SCALE)
-    # Its axis is sigma, so that the runs that are compared need no calibrated time.
     shadows = [Shadow(MODE.cache(CONFIG, context), 0.3, phase) for phase in (2, 4)]
     baseline = MODES["baseline"].build(MODES["baseline"].config(), context)
     truth, video, _ = velocities(pipe, call_kwargs, baseline)
@@ -91,8 +89,7 @@ def test_a_reused_step_errs_as_measured(pipe, call_kwargs, context, measured, wo
     assert tally.errors[key] == pytest.approx(real * widths(schedule.timesteps)[index], rel=1e-3)
 
 
-def test_a_forecast_step_errs_as_measured(pipe, call_kwargs, context, measured, monkeypatch):
-    monkeypatch.setattr("hetcache.method.hetcache._axis", lambda config, context: Powers())
+def test_a_forecast_step_errs_as_measured(pipe, call_kwargs, context, measured):
     tally, truth, schedule = measured
     real = real_error(pipe, call_kwargs, context, truth, "F,F,F,R1,F,F", 3)
     assert tally.errors[2, 1, 1] == pytest.approx(real * widths(schedule.timesteps)[3], rel=1e-3)

@@ -48,8 +48,8 @@ def test_a_planned_run_keeps_its_promise_and_runs_again(
     assert letters == facts["decisions"]["cond"] == facts["decisions"]["uncond"]
     assert facts["config"]["context_kv"] == "cached" and facts["config"]["forecast"] == 1
     first = (tmp_path / "o.mp4").read_bytes()
-    given = f"--decisions {facts['config']['decisions']} --context-kv cached --forecast 1 --lossless".split()
-    assert inference.main([*words, *given]) == 0
+    same = "--context-kv cached --forecast 1 --forecast-in sigma --lossless".split()
+    assert inference.main([*words, "--decisions", facts["config"]["decisions"], *same]) == 0
     assert (tmp_path / "o.mp4").read_bytes() == first and "plan" not in record(words)
 
 
