@@ -1,8 +1,8 @@
 """Curves of quality over speed-up, and what many of them say together. Numbers in, numbers out.
 
 A curve is one method on one clip and seed: its measured points, joined by straight lines over the logarithm of the
-speed-up. Nothing is said outside the measured range. Seeds of a clip are no independent clips: they are averaged, and
-intervals come from drawing clips.
+speed-up (of PSNR, which is a logarithm itself, and of the logarithm of LPIPS). Nothing is said outside the measured
+range. Seeds of a clip are no independent clips: they are averaged, and intervals come from drawing clips.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 SPEEDUPS = (2.0, 3.0, 5.0, 8.0, 12.0)
 DRAWS = 4000
 IDENTICAL_DB = 100.0
-"""What stands for the PSNR of identical pixels, which is infinite."""
+LEAST = 1e-6
+"""What stands for the PSNR of identical pixels, which is infinite, and for their LPIPS, which has no logarithm."""
 
 Block = tuple[str, int]
 """(clip, seed)"""
@@ -26,19 +27,21 @@ Block = tuple[str, int]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of quality: its key in the records, its name and unit, and which way is better."""
+    """A figure of quality: its key in the records, its name and unit, which way is better, and whether its logarithm
+    is what goes evenly from point to point."""
 
     key: str
     title: str
     higher_is_better: bool
     decimals: int
+    by_log: bool = False
 
     def better(self, one: float, other: float) -> bool:
         return one > other if self.higher_is_better else one < other
 
 
 PSNR = Figure("psnr", "PSNR in the mask, dB", True, 2)
-LPIPS = Figure("lpips", "LPIPS in the mask", False, 5)
+LPIPS = Figure("lpips", "LPIPS in the mask", False, 5, by_log=True)
 FIGURES = (PSNR, LPIPS)
 
 
@@ -54,16 +57,18 @@ Curves = Mapping[str, Mapping[Block, Sequence[Point]]]
 """{method: {block: points}}; every method has the same blocks."""
 
 
-def at(points: Sequence[Point], speedup: float, key: str) -> float | None:
+def at(points: Sequence[Point], speedup: float, figure: Figure) -> float | None:
     """The curve's value at a speed-up; None outside the measured range."""
     by_speed: dict[float, list[float]] = defaultdict(list)
     for point in points:
-        by_speed[point.speedup].append(min(point.values[key], IDENTICAL_DB))
+        value = min(point.values[figure.key], IDENTICAL_DB)
+        by_speed[point.speedup].append(math.log(max(value, LEAST)) if figure.by_log else value)
     speeds = sorted(by_speed)
     if not speeds or not speeds[0] <= speedup <= speeds[-1]:
         return None
     values = [sum(by_speed[speed]) / len(by_speed[speed]) for speed in speeds]
-    return float(np.interp(math.log(speedup), np.log(speeds), values))
+    value = float(np.interp(math.log(speedup), np.log(speeds), values))
+    return math.exp(value) if figure.by_log else value
 
 
 def by_clip(values: Mapping[Block, float]) -> dict[str, float]:
@@ -105,7 +110,7 @@ class Reach:
 
 def mean_at(curves: Mapping[Block, Sequence[Point]], speedup: float, figure: Figure) -> Reach:
     """A method's mean at a speed-up, if no block's curve ends before it: means over other clips are no comparison."""
-    values = {block: at(points, speedup, figure.key) for block, points in curves.items()}
+    values = {block: at(points, speedup, figure) for block, points in curves.items()}
     known = {block: value for block, value in values.items() if value is not None}
     whole = estimate(known, figure.key) if known and len(known) == len(values) else None
     return Reach(len(known), len(values), whole)
@@ -126,7 +131,7 @@ def duel(curves: Curves, ours: str, other: str, speedup: float, figure: Figure) 
     sign = 1 if figure.higher_is_better else -1
     gaps: dict[Block, float] = {}
     for block, points in curves[ours].items():
-        one, two = at(points, speedup, figure.key), at(curves[other][block], speedup, figure.key)
+        one, two = at(points, speedup, figure), at(curves[other][block], speedup, figure)
         if one is not None and two is not None:
             gaps[block] = sign * (one - two)
     if not gaps:
@@ -148,13 +153,13 @@ def standing(curves: Curves, ours: Sequence[str], speedup: float, figure: Figure
     ahead, blocks = 0, 0
     best: dict[str, int] = defaultdict(int)
     for block, points in curves[ours[0]].items():
-        mine = at(points, speedup, figure.key)
+        mine = at(points, speedup, figure)
         if mine is None:
             continue
         others = {
             name: value
             for name, each in curves.items()
-            if name not in ours and (value := at(each[block], speedup, figure.key)) is not None
+            if name not in ours and (value := at(each[block], speedup, figure)) is not None
         }
         blocks += 1
         leaders = [name for name, value in others.items() if not figure.better(mine, value)]

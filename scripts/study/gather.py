@@ -112,7 +112,7 @@ def summary(runs: Runs) -> dict[str, Any]:
 
 def _reach(runs: Runs, name: str, speedup: float, figure: Any) -> dict[str, Any]:
     found = asdict(mean_at(runs.curves[name], speedup, figure))
-    values = {clip: at(points, speedup, figure.key) for (clip, _), points in runs.curves[name].items()}
+    values = {clip: at(points, speedup, figure) for (clip, _), points in runs.curves[name].items()}
     return {**found, "outside": sorted({clip for clip, value in values.items() if value is None})}
 
 

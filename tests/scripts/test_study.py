@@ -28,19 +28,25 @@ def line(*pairs: tuple[float, float]) -> list[Point]:
 
 def test_between_two_points_the_logarithm_of_the_speedup_counts() -> None:
     points = line((8, 20.0), (2, 40.0))
-    assert at(points, 4, "psnr") == pytest.approx(30.0)
-    assert at(points, 2, "psnr") == 40.0 and at(points, 8, "psnr") == 20.0
+    assert at(points, 4, PSNR) == pytest.approx(30.0)
+    assert at(points, 2, PSNR) == 40.0 and at(points, 8, PSNR) == 20.0
+
+
+def test_lpips_goes_evenly_by_its_logarithm() -> None:
+    points = [Point(speedup, {"lpips": value}) for speedup, value in ((1, 0.0), (2, 1e-4), (8, 1e-2))]
+    assert at(points, 4, LPIPS) == pytest.approx(1e-3)
+    assert at(points, 1, LPIPS) == pytest.approx(1e-6)
 
 
 def test_nothing_is_said_outside_the_measured_range() -> None:
     points = line((2, 40.0), (8, 20.0))
-    assert at(points, 1.99, "psnr") is None and at(points, 8.01, "psnr") is None and at([], 2, "psnr") is None
+    assert at(points, 1.99, PSNR) is None and at(points, 8.01, PSNR) is None and at([], 2, PSNR) is None
 
 
 def test_points_of_one_speed_are_averaged_and_identical_pixels_are_100_db() -> None:
     points = line((2, 40.0), (4, 30.0), (4, 20.0), (1, math.inf))
-    assert at(points, 4, "psnr") == 25.0
-    assert at(points, 1, "psnr") == 100.0
+    assert at(points, 4, PSNR) == 25.0
+    assert at(points, 1, PSNR) == 100.0
 
 
 def test_seeds_are_averaged_before_clips() -> None:
@@ -86,7 +92,7 @@ CURVES = {
 def test_who_is_ahead(figure: Any) -> None:
     met = duel(CURVES, "hetcache", "steps", 8, figure)
     assert met is not None and (met.ahead, met.blocks) == (1, 2)
-    assert met.difference.mean == pytest.approx(4.5 if figure is PSNR else 0.045)
+    assert met.difference.mean == pytest.approx(4.5 if figure is PSNR else 0.045)  # at a measured point
     assert duel(CURVES, "hetcache", "short", 8, figure) is None
     far = standing(CURVES, ["hetcache", "hetcache_paper"], 8, figure)
     assert far is not None and (far.ahead, far.blocks, far.best) == (1, 2, {"steps": 1})
