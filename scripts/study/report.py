@@ -57,8 +57,8 @@ def page(figures: dict[str, Any], plots: dict[int, str]) -> str:
         f"{figures['settings']['sigma_shift']:g}. Every method is swept over its dial; a curve's value at a speed-up "
         "is read off between two measured points, by the logarithms of speed-up and LPIPS, and never beyond them. "
         "Speed-ups are ratios of FLOPs to the uncached run. Quality is of raw outputs against the uncached run of the "
-        "same clip and seed, in the mask. Means are over clips (seeds of a clip averaged first); in brackets the middle 95 % of "
-        f"drawing clips again, which for this few clips is narrow rather than wide. {TIMES}",
+        "same clip and seed, in the mask. Means are over clips (seeds of a clip averaged first); in brackets the "
+        f"middle 95 % of drawing clips again, which for this few clips is narrow rather than wide. {TIMES}",
         "",
         *_clips(figures),
         *_curve_words(figures),
