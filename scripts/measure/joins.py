@@ -6,9 +6,9 @@
 `make` writes two clips of 300 frames, each with the mask of a box that moves and covers no object: `still` with a
 camera that stands, `moving` with one that pans. They are cut out of the example and played to and fro, or out of
 another video of a still camera, frame by frame, where `--at` says that nothing moves. `show` measures an edit of one
-of them, window by window, by the edit's record: the seam ratio of each join, and that of the truth there; CIEDE2000 of
-the hole's mean colour from the first window's, less what the truth itself does; its fine detail over the truth's, and
-that over the window's before; PSNR in the mask.
+of them, window by window, by the edit's record: the seam ratio of each join and its change in grey levels, and those
+of the truth there; CIEDE2000 of the hole's mean colour from the first window's, less what the truth itself does; its
+fine detail over the truth's, and that over the window's before; PSNR in the mask.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def show(source: Path, edit: Path) -> list[str]:
 
 
 def table(windows: list[Window], edited: JoinMeter, truth: JoinMeter, errors: list[float]) -> list[str]:
-    lines = ["window  new frames  seam ratio  (truth's)  drift dE  detail/truth  kept   PSNR"]
+    lines = ["window  new frames  seam ratio  (truth's)  change  (truth's)  drift dE  detail/truth  kept   PSNR"]
     seams = zip([None, *edited.joins()], [None, *truth.joins()], strict=True)
     holes = list(zip(edited.holes(), truth.holes(), strict=True))
     details = [hole.detail / true.detail for hole, true in holes]
@@ -114,10 +114,11 @@ def table(windows: list[Window], edited: JoinMeter, truth: JoinMeter, errors: li
         first = window.start + window.known
         psnr = 10 * np.log10(255**2 / np.mean(errors[first : window.stop]))
         ratio, true_ratio = ("-" if each is None else f"{each.seam_ratio:.2f}" for each in (seam, true_seam))
+        change, true_change = ("-" if each is None else f"{each.change:.2f}" for each in (seam, true_seam))
         kept = "-" if index == 0 else f"{details[index] / details[index - 1]:.2f}"
         lines.append(
-            f"{index + 1:6d}  {first:4d} - {window.stop - 1:3d}  {ratio:>10}  {true_ratio:>9}  {drifts[index]:8.2f}  "
-            f"{details[index]:12.2f}  {kept:>4}  {psnr:5.2f}"
+            f"{index + 1:6d}  {first:4d} - {window.stop - 1:3d}  {ratio:>10}  {true_ratio:>9}  {change:>6}  "
+            f"{true_change:>9}  {drifts[index]:8.2f}  {details[index]:12.2f}  {kept:>4}  {psnr:5.2f}"
         )
     return lines
 

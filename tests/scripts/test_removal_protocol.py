@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from scripts.measure.clean_plate import lpips_of
-from scripts.measure.removal_protocol import CLASSICAL, MOTIONS, RUNS, camera, classical, moving_hole, psnr_db, table
+from scripts.measure.removal_protocol import (
+    CLASSICAL,
+    MOTIONS,
+    RUNS,
+    camera,
+    classical,
+    movers,
+    moving_hole,
+    psnr_db,
+    table,
+)
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -36,6 +46,16 @@ def test_a_camera_that_stands_still_is_told_from_one_that_pans():
     panned = np.stack([wide[:, 4 * index : 4 * index + 192] for index in range(5)])
     nothing = np.zeros(still.shape[:3], bool)
     assert (camera(still, nothing), camera(panned, nothing)) == ("still", "moving")
+
+
+def test_what_moves_before_a_still_camera_is_found():
+    frames = np.full((9, 64, 96, 3), 100, np.uint8)
+    walker = np.zeros(frames.shape[:3], bool)
+    for index in range(9):
+        walker[index, 20:40, 8 * index : 8 * index + 8] = True
+    frames[walker] = 160
+    frames[4, 50, 50] = 255  # a speck
+    assert (movers(frames) == walker).all()
 
 
 def test_the_table_averages_whole_rows_and_names_the_worst():
