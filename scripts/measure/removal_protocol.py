@@ -2,11 +2,11 @@
 
     python -m scripts.measure.removal_protocol --clips FOLDER --out results/removal
 
-FOLDER holds NAME.mp4 and, where a clip shows moving objects, NAME_mask.mp4: the moving hole stays off those. Without
-one, and with a camera that stands still, what differs from the temporal median moves. Compared, inside the hole and
-against the source: `cv2.inpaint` (Telea), the push-pull fill, what other frames show alone, and the
-runs of inference.py listed in RUNS. Every result is kept, so that an interrupted run goes on; `--minutes` stops it in
-time. Prints the table so far; `removal.md` in --out has it.
+FOLDER holds NAME.mp4 and, where a clip shows moving objects, NAME_mask.mp4: the moving hole stays off those and, where
+the camera stands still, off all that differs from the temporal median. Compared, inside the hole and against the
+source: `cv2.inpaint` (Telea), the push-pull fill, what other frames show alone, and the runs of inference.py listed in
+RUNS. Every result is kept, so that an interrupted run goes on; `--minutes` stops it in time. Prints the table so far;
+`removal.md` in --out has it.
 """
 
 from __future__ import annotations
@@ -137,9 +137,10 @@ def read_clip(clip: Path, count: int) -> tuple[Frames, Mask, str]:
     mask = clip.with_name(f"{clip.stem}_mask.mp4")
     if mask.is_file():
         objects_THW = dilate_mask(read_mask(mask, count, frames_THWC.shape[1:3]), 8)
-    elif camera(frames_THWC, objects_THW) == "still":
-        objects_THW = dilate_mask(movers(np.stack([*islice(iter_frames(clip), FOR_MEDIAN)]))[:count], 8)
-    return frames_THWC, objects_THW, camera(frames_THWC, objects_THW)
+    kind = camera(frames_THWC, objects_THW)
+    if kind == "still":
+        objects_THW |= dilate_mask(movers(np.stack([*islice(iter_frames(clip), FOR_MEDIAN)]))[:count], 8)
+    return frames_THWC, objects_THW, kind
 
 
 def movers(frames_THWC: Frames) -> Mask:
