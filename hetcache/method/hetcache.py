@@ -168,15 +168,14 @@ class HetCacheConfig:
 
     def lighter(self) -> list[tuple[str, HetCacheConfig]]:
         """(what is given up, the config without it): quality or speed for memory, in this order."""
-        cached = replace(self, context_kv="cached") if self.context_kv == "forecast" else self
-        sampled = replace(self, context_kv="sampled", partial_vace="rows")
-        repeated = replace(sampled, forecast=0)
-        return [
-            ("keys and values are repeated, as with --context-kv cached", cached),
-            ("partial steps attend among the computed tokens alone, without cached K, V and hints", sampled),
-            ("what a step does not compute is repeated, as with --forecast 0", repeated),
-            ("no partial steps, as with --whole-steps-only", replace(repeated, whole_steps_only=True)),
-        ]
+        without_kv = replace(self, context_kv="sampled", partial_vace="rows")
+        output = ("no partial steps, as with --whole-steps-only", replace(without_kv, whole_steps_only=True))
+        if self.forecast == 0:
+            sampled = "partial steps attend among the computed tokens alone, without cached K, V and hints"
+            return [(sampled, without_kv), output]
+        # Where tokens are forecast, whole steps are better than partial ones that see a part of the keys.
+        whole = replace(without_kv, max_partial_run=0) if self.keeps_kv else self
+        return [("no partial steps, as with --max-partial-run 0, whose keys and values are kept", whole), output]
 
 
 def plan_hetcache(

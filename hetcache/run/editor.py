@@ -25,6 +25,8 @@ from hetcache.run.studio import Studio
 from hetcache.run.turns import Turns, Wait
 
 KEPT_FREE = 0.8
+CACHED_SHARE = 0.5
+"""Of what is free beside the weights, unless `--cache-budget-gib` says otherwise; steps and autoencoder need the rest."""
 IN_TURNS = "step by step, in turn"
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
@@ -75,11 +77,14 @@ class Editor:
         return self.pipeline.schedule(settings), self.pipeline.shape(settings)
 
     def within_budget(self, mode: Mode, config: Any, context: RunContext) -> Any:
-        """The config that keeps to `--cache-budget-gib`; what it gave up is in `notes`. Raises ValueError."""
+        """The config that keeps to `--cache-budget-gib`; without one, on a GPU, a mode that can do with less keeps to
+        half of what is free. What it gave up is in `notes`. Raises ValueError."""
         job = self._job
         budget_gib = job.settings.cache_budget_gib
         if budget_gib is None:
-            return config
+            if not job.device.startswith("cuda") or not mode.lighter(config):
+                return config
+            budget_gib = CACHED_SHARE * torch.cuda.mem_get_info(job.device)[0] / GIB
         num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
         _, shape = self.schedule
         num_tokens = context.num_tokens

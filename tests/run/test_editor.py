@@ -11,6 +11,7 @@ import torch
 
 from diffsynth_patches import backend as editing
 from diffsynth_patches import loader
+from hetcache.core.flops import ModelShape
 from hetcache.core.options import EditSettings, VramOptions
 from hetcache.modes import MODES
 from hetcache.run.editor import Editor, OutOfMemoryError
@@ -80,6 +81,25 @@ def test_out_of_memory_is_tried_once_more_with_tiling_and_offloading(monkeypatch
     assert run() == "edited"
     assert machine.tilings == ["off", "on", "on"]
     assert len(editor.notes) == 1
+
+
+@pytest.mark.parametrize("device, free_gib, keeps", [("cuda", 2.0, True), ("cuda", 0.1, False), ("cpu", 0.1, True)])
+def test_without_a_budget_a_cache_keeps_to_half_of_a_gpus_free_memory(monkeypatch, device, free_gib, keeps):
+    _, editor, _ = edit(monkeypatch, 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gib * 2**30), 80 * 2**30))
+    editor._job.device = device
+    shape = ModelShape(64, 256, 4, 2, 16)
+    editor.__dict__["schedule"] = (None, shape)
+    mode = MODES["hetcache"]
+    asked, context = mode.config(context_kv="forecast", forecast=1), SimpleNamespace(num_tokens=50_000)
+    needed_gib = 2 * asked.cache_bytes(shape, 50_000, 2) / 2**30
+    assert 0.05 < needed_gib < 1.0
+    given = editor.within_budget(mode, asked, context)
+    assert (given == asked) == keeps == (not editor.notes)
+    if not keeps:
+        assert given.max_partial_run == 0 and given.forecast == 1 and "keys and values" in editor.notes[0]
+    pab = MODES["pab"]
+    assert editor.within_budget(pab, pab.config(), context) == pab.config()
 
 
 def test_weights_that_move_are_not_compiled_and_the_note_says_so(monkeypatch):
