@@ -26,7 +26,7 @@ from hetcache.run.turns import Turns, Wait
 
 KEPT_FREE = 0.8
 CACHED_SHARE = 0.5
-"""Of what is free beside the weights, unless `--cache-budget-gib` says otherwise; steps and autoencoder need the rest."""
+"""Of what is free beside the weights, unless `--cache-budget-gib` says otherwise; steps and the VAE need the rest."""
 IN_TURNS = "step by step, in turn"
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
