@@ -116,7 +116,8 @@ class LevelRule:
     reuse iff d < delta. Otherwise, rule `paper`: partial iff d < band * delta, else full; rule `dual`: partial
     iff D < refresh_band * delta, else full. A full step is forced first, last, for the first `warm_up` computed steps
     and after `max_partial_run` partial steps in a row (reuses between them do not reset the run). With `reuses` False
-    nothing is reused: another rule has already decided that.
+    nothing is reused: another rule has already decided that. Without `force_last` the last step is computed too, in
+    full or in part as the others.
     """
 
     delta: float
@@ -146,12 +147,13 @@ class LevelAccumulator:
         self.index += 1
         if index == 0:
             return self._full("first step", None)
-        if index == self.num_steps - 1 and rule.force_last:
+        is_last = index == self.num_steps - 1
+        if is_last and rule.force_last:
             return self._full("last step", None)
         self.since_computed += change
         self.since_full += change
         d = self.since_computed
-        if rule.reuses and d < rule.delta:
+        if rule.reuses and d < rule.delta and not is_last:
             return Decision(Compute.REUSE, "d < delta", d, rule.delta)
         if self._num_computed < rule.warm_up:
             return self._full(f"one of the first {rule.warm_up} computed steps", d)

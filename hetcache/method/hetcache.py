@@ -5,6 +5,7 @@ This file composes the pure parts: `drift` decides, `selector` picks tokens, `st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,13 @@ class HetCacheConfig:
     band: float = setting(1.5, "rule 'paper': a computed step is partial iff d < band * delta")
     refresh_band: float = setting(6.0, "rule 'dual': a computed step is partial iff D < refresh_band * delta")
     max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
+    warm_up: int = setting(1, "computed steps, from the first, that are full")
+    last_full: bool = setting(True, "compute the last step in full; else in part, where the rule says so")
+    sigma_weight: float = setting(
+        0.0,
+        "a step's change counts times its share of the noise, N (sigma_t - sigma_t+1), to this power: 0 counts all "
+        "alike, more computes more of the last steps",
+    )
     context_kv: str = setting(
         "sampled",
         "keys and values of tokens that a partial step does not compute: 'cached' from the last full step, 'forecast' "
@@ -123,6 +131,8 @@ class HetCacheConfig:
             raise ValueError(f"--kmeans-clusters must be at least 1, not {self.kmeans_clusters}")
         if self.band < 1 or self.refresh_band < 1:
             raise ValueError("--band and --refresh-band must be at least 1")
+        if self.warm_up < 1:
+            raise ValueError(f"--warm-up must be at least 1, not {self.warm_up}: the first step is always full")
         if self.max_partial_run < 0:
             raise ValueError(f"--max-partial-run must not be negative, not {self.max_partial_run}")
         if self.decisions is not None:
@@ -146,7 +156,15 @@ class HetCacheConfig:
 
     def rule(self) -> LevelRule:
         max_partial_run = 0 if self.whole_steps_only else self.max_partial_run
-        return LevelRule(self.cache_thresh, self.decision_rule, self.band, self.refresh_band, max_partial_run)
+        return LevelRule(
+            self.cache_thresh,
+            self.decision_rule,
+            self.band,
+            self.refresh_band,
+            max_partial_run,
+            force_last=self.last_full,
+            warm_up=self.warm_up,
+        )
 
     def cache_bytes(self, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
         """What one CFG branch will keep from step to step, at most: `signal` output is counted in each branch and kept
@@ -182,7 +200,17 @@ def plan_hetcache(
     schedule: Schedule, config: HetCacheConfig, estimator: ChangeEstimator, rule: LevelRule | None = None
 ) -> list[Decision]:
     """The decision of every step, before the run: the signal `e0` depends on the schedule alone."""
-    return plan_levels(estimator.changes(schedule, "e0"), rule or config.rule(), schedule.skipped)
+    changes = estimator.changes(schedule, "e0")
+    if config.sigma_weight:
+        shares = noise_shares(schedule.timesteps)
+        changes = tuple(change * share**config.sigma_weight for change, share in zip(changes, shares, strict=True))
+    return plan_levels(changes, rule or config.rule(), schedule.skipped)
+
+
+def noise_shares(timesteps: Sequence[float]) -> list[float]:
+    """By how much each step moves the latents, N (sigma_t - sigma_t+1): 1 on average of a whole schedule."""
+    sigmas = [*(t / 1000.0 for t in timesteps), 0.0]
+    return [len(timesteps) * max(a - b, 0.0) for a, b in zip(sigmas, sigmas[1:], strict=False)]
 
 
 class CompactTokens(CacheManager):

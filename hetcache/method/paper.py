@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hetcache.core.drift import LevelRule
 from hetcache.core.lead import Decider
 from hetcache.core.mode import MakeManager, NotPlannable, RunContext
 from hetcache.core.settings import setting
@@ -48,13 +47,8 @@ class PaperConfig(HetCacheConfig):
     forecast: int = setting(0, "order of the forecast of what a step does not compute", choices=(0, 1, 2))
     warm_up: int = setting(2, "computed steps, from the first, that are full")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warm_up < 1:
-            raise ValueError(f"--warm-up must be at least 1, not {self.warm_up}: the first step is always full")
-
-    def rule(self) -> LevelRule:
-        return replace(super().rule(), warm_up=self.warm_up)
+    last_full: bool = setting(True, "compute the last step in full")
+    sigma_weight: float = setting(0.0, "a step's change counts times its share of the noise to this power")
 
 
 def plan(schedule: Schedule, config: PaperConfig, context: RunContext, branch: Branch) -> list[Decision]:

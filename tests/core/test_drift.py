@@ -40,6 +40,20 @@ def test_plan_equals_the_oracle(seed, kind, max_partial_run):
     assert decision_string(plan_levels(changes, rule)) == oracle(changes, rule)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_last_step_that_need_not_be_full_is_computed_as_the_oracle_computes_a_far_one(seed):
+    """With a change that nothing can reuse, the oracle computes its last but one step by the rule."""
+    changes = (np.random.default_rng(seed).integers(0, 12, 40) / 64).tolist()
+    rule = LevelRule(10 / 64, "dual", 1.5, 4.0, 100, force_last=False)
+    letters = decision_string(plan_levels(changes, rule))
+    assert letters[:-1] == oracle(changes, rule)[:-1]
+    last_full = letters[:-1].rindex("F")
+    assert letters[-1] == ("P" if sum(changes[last_full + 1 :]) < 4 * rule.delta else "F")
+    whole = LevelRule(10 / 64, "dual", 1.5, 4.0, 0, force_last=False)
+    assert set(decision_string(plan_levels(changes, whole))) == {"F", "R"}
+    assert decision_string(plan_levels(changes, whole))[-1] == "F"
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", ["dual", "paper"])
 def test_a_lower_threshold_never_computes_fewer_steps(seed, kind):

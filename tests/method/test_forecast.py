@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hetcache_runs import hetcache_session, run
 
 from diffsynth_patches.apply import patched
+from hetcache.core.drift import IDENTITY
 from hetcache.core.flops import partial_step_flops
 from hetcache.core.lead import Planned
 from hetcache.core.session import CacheSession
 from hetcache.core.store import FeatureStore
 from hetcache.core.time_curve import Powers, TimeCurve, forecast_weights
 from hetcache.core.tokens import classify
-from hetcache.core.vocabulary import Branch, Compute, Decision, Step
+from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule, Step
 from hetcache.method.forecast import Anchors, History, anchor_bytes
-from hetcache.method.hetcache import ANCHORS, CompactTokens, HetCacheConfig
+from hetcache.method.hetcache import ANCHORS, CompactTokens, HetCacheConfig, noise_shares, plan_hetcache
 from hetcache.method.selector import TokenSelector
 
 FORECAST_KV = {"context_kv": "forecast"}
@@ -238,6 +240,18 @@ def test_kept_bytes_equal_the_prediction(pipe, call_kwargs, mask_THW, order, set
     with patched(pipe, session) as forward:
         pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
     assert session.cache_bytes == 2 * HetCacheConfig(**settings).cache_bytes(forward.shape, 72, 4)
+
+
+def test_a_steps_change_counts_by_its_share_of_the_noise():
+    schedule = Schedule((1000.0, 900.0, 700.0, 400.0), {"e0": (0.0, 0.1, 0.1, 0.1)})
+    assert noise_shares(schedule.timesteps) == pytest.approx([0.4, 0.8, 1.2, 1.6])
+    changes = []
+    for weight in (0.0, 0.5, 1.0):
+        config = HetCacheConfig(cache_thresh=9.0, sigma_weight=weight, last_full=False)
+        changes.append([decision.signal for decision in plan_hetcache(schedule, config, IDENTITY)[1:]])
+    assert changes[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert changes[1] == pytest.approx(list(np.cumsum([0.1 * share**0.5 for share in (0.8, 1.2, 1.6)])))
+    assert changes[2] == pytest.approx([0.08, 0.2, 0.36])
 
 
 def test_a_forecast_output_of_whole_steps_lies_on_the_line_of_the_last_two(pipe, call_kwargs, mask_THW):
