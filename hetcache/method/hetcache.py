@@ -187,6 +187,8 @@ class HetCacheConfig:
     def lighter(self) -> list[tuple[str, HetCacheConfig]]:
         """(what is given up, the config without it): quality or speed for memory, in this order."""
         without_kv = replace(self, context_kv="sampled", partial_vace="rows")
+        if self.decisions is not None:
+            return [("partial steps attend among the computed tokens alone, as with --context-kv sampled", without_kv)]
         output = ("no partial steps, as with --whole-steps-only", replace(without_kv, whole_steps_only=True))
         if self.forecast == 0:
             sampled = "partial steps attend among the computed tokens alone, without cached K, V and hints"

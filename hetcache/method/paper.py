@@ -19,7 +19,7 @@ from hetcache.core.mode import MakeManager, NotPlannable, RunContext
 from hetcache.core.settings import setting
 from hetcache.core.vocabulary import Branch, Decision, Schedule
 from hetcache.method import hetcache
-from hetcache.method.hetcache import CompactTokens, HetCacheConfig, plan_hetcache
+from hetcache.method.hetcache import CompactTokens, HetCacheConfig, given_decisions, plan_hetcache
 
 if TYPE_CHECKING:
     from hetcache.core.tokens import Margin
@@ -56,6 +56,8 @@ def plan(schedule: Schedule, config: PaperConfig, context: RunContext, branch: B
     scale. Raises NotPlannable for `signal` output."""
     if config.signal == "output":
         raise NotPlannable("--signal output decides from the run itself, so there is no plan before it")
+    if config.decisions is not None:
+        return given_decisions(config.decisions, schedule)
     return plan_hetcache(schedule, config, context.calibration().rescale("e0"))
 
 
@@ -91,5 +93,5 @@ MODE = replace(
     plan=plan,
     cache=cache,
     margin_width=margin,
-    calibrated=lambda config: ("e0",) if config.signal == "timestep" else (),
+    calibrated=lambda config: ("e0",) if config.signal == "timestep" and config.decisions is None else (),
 )

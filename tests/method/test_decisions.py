@@ -9,7 +9,9 @@ from hetcache.core.drift import decision_string
 from hetcache.core.mode import RunContext
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.method import paper
 from hetcache.method.hetcache import MODE, TOKENS, HetCacheConfig
+from hetcache.method.paper import PaperConfig
 
 
 def context():
@@ -32,6 +34,19 @@ def test_a_given_plan_is_the_plan_and_needs_no_calibration():
     plan = MODE.plan(schedule(6), config, context(), Branch.COND)
     assert decision_string(plan) == "FRRPRF"
     assert [d.order for d in plan] == [None, 1, 1, None, 0, None] and plan[3].context_ratio == 0.2
+
+
+def test_the_papers_mode_takes_a_given_plan_too():
+    config = PaperConfig(decisions="F,R,P,F")
+    assert decision_string(paper.MODE.plan(schedule(4), config, context(), Branch.COND)) == "FRPF"
+    assert paper.MODE.calibrated(config) == ()
+
+
+@pytest.mark.parametrize("forecast", [0, 2])
+def test_a_given_plan_can_do_with_less_memory_and_stays_a_plan(forecast):
+    config = HetCacheConfig(decisions="F,R,P,F", context_kv="cached", forecast=forecast)
+    lighter = [each for _, each in MODE.lighter(config)]
+    assert [(each.context_kv, each.decisions) for each in lighter] == [("sampled", "F,R,P,F")]
 
 
 def test_a_plan_of_another_length_or_beside_another_rule_is_refused():
