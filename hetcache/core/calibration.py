@@ -180,11 +180,12 @@ def own_calibration_file(model_id: str, model: str) -> Path:
 
 
 def calibration_digest(model_id: str, model: str | None = None) -> str:
-    """A hash of the model's calibration file and of its tables of path errors, empty without one."""
+    """A hash of the model's calibration file and of the tables of errors beside it, empty without one."""
     file = calibration_file(model_id, model)
     if not file.is_file():
         return ""
-    parts = [digest(part)[:16] for part in (file, *path_files(file))]
+    tables = [*path_files(file), *file.parent.glob(f"{file.stem}.errors.safetensors")]
+    parts = [digest(part)[:16] for part in (file, *tables)]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
