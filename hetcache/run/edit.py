@@ -67,7 +67,9 @@ def say_exact_plan(job: Job, wish: Wish, config: Any, context: RunContext, edito
     found = exact_plan(job, wish, editor, config, context)
     editor.planned = found.facts
     say(describe_plan(found.plan, editor.schedule[0]))
-    say(f"  --decisions {found.config.decisions}")
+    chosen = found.config
+    given = f"--context-kv {chosen.context_kv} --forecast {chosen.forecast} --forecast-in {chosen.forecast_in}"
+    say(f"  --decisions {chosen.decisions} {given}")
     if len(job.windows) > 1:
         say("  this is the plan of every window")
     say(f"  {promise(found.facts)}")

@@ -121,13 +121,15 @@ def fitting(
         config,
         context_kv=tables.origin.context_kv,
         partial_vace="rows",
-        forecast=max(config.forecast, 1),
+        forecast=1,
         forecast_in="sigma" if tables.origin.forecast_in == SIGMA else "calibrated",
     )
     if editor.within_budget(job.mode, needed, context) != needed:
+        budget_gib = job.settings.cache_budget_gib
+        limit = "half of the GPU's free memory" if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
         raise UserError(
-            f"--planner exact keeps keys and values from step to step, more than --cache-budget-gib "
-            f"{job.settings.cache_budget_gib:g}: give it more, or --target-speedup with --planner threshold"
+            f"--planner exact keeps keys and values from step to step, more than {limit}: give it more with "
+            "--cache-budget-gib, or take --target-speedup with --planner threshold"
         )
     return needed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from long_runs import make_clip
 import inference
 from hetcache.core.decisions import parse_decisions
 from hetcache.run import exact
+from hetcache.run.editor import Editor
 from hetcache.run.step_times import timed_kinds, times_from
 
 STEPS = 12
@@ -92,6 +94,17 @@ def test_what_cannot_be_planned_is_said_in_a_line(
     assert inference.main([*words, "--plan", *flags.split()]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error and "\n" not in error
+
+
+def test_what_the_tables_were_measured_with_is_run_and_said(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inference.main([*words, "--plan", "--quality", "20", "--forecast", "2"]) == 0
+    assert " --context-kv cached --forecast 1 --forecast-in sigma\n" in capsys.readouterr().out
+    # As on a GPU whose free memory does not hold the keys and values.
+    monkeypatch.setattr(Editor, "within_budget", lambda self, mode, config, context: replace(config, forecast=0))
+    assert inference.main([*words, "--plan", "--quality", "20"]) == 2
+    assert "more than half of the GPU's free memory: give it more" in capsys.readouterr().err
 
 
 def test_without_tables_the_command_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
