@@ -21,7 +21,7 @@ from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, De
 from hetcache.core.walk import StackWalk
 
 REACH = 12
-"""Most reused steps in a row, and ."""
+"""Most reused steps in a row, and most steps between two anchors."""
 BACKS = (1, 2, 3, 4, 6, 8, 12)
 """Steps between the two anchors of a forecast that are measured; the others lie between."""
 REFRESH = 8

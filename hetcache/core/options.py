@@ -109,9 +109,9 @@ class Memory:
     )
     cache_budget_gib: float | None = setting(
         None,
-        "most that the cache may keep; hetcache gives up what docs/methods.md lists to stay below it, and the record "
-        "says so; other modes stop",
-        shown="for hetcache on a GPU half of its free memory, else no limit",
+        "most that the cache may keep; hetcache, taylorseer and spectrum give up what docs/methods.md lists to stay "
+        "below it, and the record says so; other modes stop",
+        shown="for these on a GPU half of its free memory, else no limit",
         metavar="GIB",
     )
 
