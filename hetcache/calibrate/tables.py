@@ -4,60 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from hetcache.calibrate.errors import BACKS, REACH, ErrorManager, ErrorTally, Shadow
+from hetcache.calibrate.errors import BACKS, REACH, ErrorTally
+from hetcache.calibrate.real_runs import gains_of, held_against, partial_gain, sensitivity_of
+from hetcache.calibrate.watched import BUDGETS, Watched, watch
 from hetcache.core.calibration import Calibration
-from hetcache.core.decisions import decision_words
 from hetcache.core.mode import RunContext
 from hetcache.core.options import EditSettings
-from hetcache.core.vocabulary import CacheManager, Compute, Schedule
 from hetcache.media.clip import Clip
-from hetcache.method.hetcache import HetCacheConfig, time_axis
-from hetcache.metrics.psnr import psnr
+from hetcache.method.hetcache import HetCacheConfig
 from hetcache.models import ModelInfo
-from hetcache.models.backend import EditResult, Pipeline
-from hetcache.modes import MODES
-from hetcache.planner.decide import plan_decisions
-from hetcache.planner.model import FULL, Floats, Kind
-from hetcache.planner.search import Costs, Front
+from hetcache.models.backend import Pipeline
+from hetcache.planner.model import Floats
 from hetcache.planner.tables import ErrorTables, Origin, forecast_time
 
-BUDGETS = (0.05, 0.3)
-"""Shares of the context that a partial step computes, of which a plan chooses step by step."""
-PHASES = (4, 8)
 AGES = 16
 """Steps since the last full one up to which a partial step's error is told, beyond what was measured by its trend."""
-SPEEDUPS = (3.0, 5.0, 8.0)
-"""Of the plans that are run to hold the predicted error against the real one."""
-PARTIAL_COST, UNIT = 0.4, 1000
 SENSED = 2
 """Clips whose sensitivity is measured."""
-PARTS = (0.02, 0.18, 0.34, 0.5, 0.64, 0.76, 0.86, 0.94, 1.0)
-"""Of a run, in each of which alone steps are reused to learn how much of their error arrives."""
-GAP = 4
-"""Steps from one computed step to the next in that part."""
-NO_DIFFERENCE = 80.0
-"""dB: more is the rounding of pixels."""
-KEPT_BY = 0.9
-"""Share of runs that keep a quality floor."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    """One clip's uncached run: its frames and what kinds of steps err by. `context` is that of the clip's mask."""
-
-    clip: Clip
-    settings: EditSettings
-    context: RunContext
-    result: EditResult
-    tally: ErrorTally
-    shadows: tuple[Shadow, ...]
 
 
 def measured_tables(
@@ -92,6 +60,8 @@ def measured_tables(
     tables = tables_of(watched, origin)
     gains = [gains_of(tables, run, pipeline, config, say) for run in watched[:SENSED]]
     tables = replace(tables, sensitivity=sensitivity_of(gains, edit.num_steps))
+    missed = [partial_gain(tables, run, pipeline, config, say) for run in watched[:SENSED]]
+    tables = replace(tables, partial=tables.partial * float(np.exp(np.mean(np.log(missed)))))
     tables = held_against(tables, watched, pipeline, config, say)
     about = {
         "clips": [clip.path.name for clip in clips],
@@ -108,26 +78,6 @@ def measured_tables(
 def share(context: RunContext) -> float:
     """Of generative tokens among all."""
     return len(context.classes.generative_G) / context.num_tokens
-
-
-def watch(pipeline: Pipeline, clip: Clip, settings: EditSettings, context: RunContext, config: Any) -> Watched:
-    """Run the clip uncached and measure beside it. `config` is HetCache's, of the partial steps."""
-    mode = MODES["hetcache"]
-    shadows = tuple(
-        Shadow(mode.cache(replace(config, context_ratio=ratio), context), ratio, phase)
-        for ratio in BUDGETS
-        for phase in PHASES
-    )
-    assert settings.cfg_scale is not None
-    tally = ErrorTally(context.classes, settings.cfg_scale)
-    axis = time_axis(config, context)
-
-    def make(branch: Any, schedule: Schedule) -> CacheManager:
-        return ErrorManager(branch, schedule, tally, shadows, axis)
-
-    with torch.no_grad():
-        result = pipeline.edit(clip, make, settings)
-    return Watched(clip, settings, context, result, tally, shadows)
 
 
 def tables_of(watched: Sequence[Watched], origin: Origin) -> ErrorTables:
@@ -194,56 +144,3 @@ def by_age(samples: Sequence[tuple[int, int, float]], steps: int, ages: int) -> 
     equation({steps: 10.0}, 0.0)
     solution = np.linalg.lstsq(np.stack(rows), np.array(values), rcond=None)[0]
     return np.asarray(np.exp(solution[steps:, None] + solution[None, :steps]), float)
-
-
-def gains_of(
-    tables: ErrorTables, run: Watched, pipeline: Pipeline, config: Any, say: Callable[[str], None]
-) -> list[tuple[float, float]]:
-    """(middle of a part of the run, real error / predicted error) of runs that reuse in that part only. Real errors are
-    those of the pixels in the mask, of peak 1."""
-    model, steps, found = tables.model(tables.timesteps), len(tables.timesteps), []
-    for start, end in pairwise(sorted({max(round(part * steps), 1) for part in PARTS})):
-        kinds = [Kind(Compute.REUSE, order=1) if start <= t < end and (t - start) % GAP else FULL for t in range(steps)]
-        predicted = model.predict(kinds)
-        if predicted == 0:
-            continue
-        real = 10 ** (-real_psnr(kinds, tables, run, pipeline, config) / 20)
-        found.append(((start + end - 1) / 2, real / predicted))
-        say(f"{run.clip.path.name}, steps {start} to {end - 1}: {real / predicted:.3g} times the predicted error")
-    return found
-
-
-def sensitivity_of(gains: Sequence[Sequence[tuple[float, float]]], steps: int) -> Floats:
-    """Per step: the geometric mean over clips, linear in logarithms between the parts of the run."""
-    if not gains or not gains[0]:
-        return np.ones(steps)
-    middles = [middle for middle, _ in gains[0]]
-    logs = np.mean([[math.log(gain) for _, gain in each] for each in gains], axis=0)
-    return np.asarray(np.exp(np.interp(np.arange(steps), middles, logs)), float)
-
-
-def real_psnr(kinds: Sequence[Kind], tables: ErrorTables, run: Watched, pipeline: Pipeline, config: Any) -> float:
-    """In the mask, of a run of these kinds of steps against the uncached one, at most `NO_DIFFERENCE`."""
-    chosen = replace(config, decisions=decision_words(plan_decisions(kinds, tables.budgets)))
-    with torch.no_grad():
-        result = pipeline.edit(run.clip, MODES["hetcache"].build(chosen, run.context), run.settings)
-    return min(psnr(result.frames_THWC, run.result.frames_THWC, run.clip.mask_THW), NO_DIFFERENCE)
-
-
-def held_against(
-    tables: ErrorTables, watched: Sequence[Watched], pipeline: Pipeline, config: Any, say: Callable[[str], None]
-) -> ErrorTables:
-    """The tables with the map from predicted error to PSNR in the mask: plans of several speed-ups are run on every
-    clip and compared with its uncached run."""
-    model, costs = tables.model(tables.timesteps), Costs(UNIT, 0, (int(UNIT * PARTIAL_COST),) * len(tables.budgets))
-    offsets = []
-    for speedup in SPEEDUPS:
-        plan = Front(model, costs, cost_limit=int(UNIT * model.num_steps / speedup)).best()
-        assert plan is not None
-        for run in watched:
-            real = real_psnr(plan.kinds, tables, run, pipeline, config)
-            offsets.append(real + 20 * math.log10(plan.error))
-            say(f"{run.clip.path.name}, {speedup:g}x: {real:.2f} dB, predicted {real - offsets[-1]:.2f} dB")
-    offset = float(np.mean(offsets))
-    margin = offset - float(np.quantile(offsets, 1 - KEPT_BY))
-    return replace(tables, psnr_offset=offset, margin_db=max(margin, 0.0))

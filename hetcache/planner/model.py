@@ -131,6 +131,14 @@ class ErrorModel:
         """The error of a run from the sum of its raised parts."""
         return math.pow(raised, 1.0 / self.power)
 
+    def ordered(self, kinds: Sequence[Kind]) -> list[Kind]:
+        """The same kinds with the better order of each segment's forecasts."""
+        computed = [t for t, kind in enumerate(kinds) if kind.compute is not Compute.REUSE]
+        found = list(kinds)
+        for i, j, k in zip([-1, *computed], computed, [*computed[1:], self.num_steps], strict=False):
+            found[j + 1 : k] = [Kind(Compute.REUSE, order=self.order(i, j, k))] * (k - j - 1)
+        return found
+
     def predict(self, kinds: Sequence[Kind]) -> float:
         """The error of a run of these kinds of steps (orders are chosen here). Raises ValueError for a run that the
         model cannot tell of: one that does not start in full, or goes on too long without computing."""

@@ -97,6 +97,7 @@ def test_every_point_of_the_front_is_the_best_of_all_plans(steps, reach, budgets
         assert plan.error == pytest.approx(slow_error(model, plan.kinds), rel=1e-12)
         assert plan.error == pytest.approx(model.predict(plan.kinds), rel=1e-12)
         assert plan.cost == total_cost(costs, plan.kinds)
+        assert tuple(model.ordered(without_orders(plan.kinds))) == plan.kinds
     for cost in sorted({cost for cost, _ in plans}):
         best = min(error for each, error in plans if each <= cost)
         reached = [error for each, error in zip(front.costs, front.errors, strict=True) if each <= cost]
