@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from error_tables import TINY, smooth_tables
 from long_runs import make_clip
 
 pytest.importorskip("gradio", reason="the page needs its extra: pip install -r requirements-app.txt")
@@ -15,6 +16,7 @@ from hetcache.app.choice import OWN_SPEED, Choice, request_of
 from hetcache.app.planner import Planner
 from hetcache.queue.store import Queue
 from hetcache.queue.worker import do
+from hetcache.run import exact
 from hetcache.run.studio import Studio
 
 SMALL = {"--model": "tiny", "--height": "48", "--width": "64", "--steps": "8", "--fill": "push_pull", "--focus": "off"}
@@ -48,6 +50,18 @@ def test_the_plan_its_time_and_the_job(clip: Path) -> None:
     assert "".join({"full": "F", "partial": "P", "reuse": "R"}[kind] for kind in kinds) == letters
     # Another planner knows it from the job.
     assert Planner(queue).outlook(asked, measure=False).is_timed
+
+
+def test_an_exact_plan_is_the_slider_s_too(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smooth_tables(origin=TINY).save(clip / "tables")
+    monkeypatch.setattr(exact, "tables_file", lambda calibration: clip / "tables")
+    planner, extras = Planner(Queue(clip / "queue")), {**SMALL, "--steps": "12", "--planner": "exact"}
+    for speedup in (1.3, 1.9):
+        asked = request(clip, speed=OWN_SPEED, speedup=speedup, extras=extras)
+        outlook = planner.outlook(asked, measure=False)
+        assert outlook.speedup is not None and outlook.speedup >= speedup
+    with pytest.raises(ValueError, match="out of reach of the exact plan"):
+        planner.outlook(request(clip, speed=OWN_SPEED, speedup=11.0, extras=extras), measure=False)
 
 
 def test_the_slider_reaches_what_it_says_or_says_why_not(clip: Path) -> None:
