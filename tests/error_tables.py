@@ -28,5 +28,5 @@ def smooth_tables(steps: int = 24, shift: float = 5.0, origin: Origin | None = N
             partial[:, age - 1, j] = np.array([0.2, 0.1]) * (levels[j - age] - levels[j])
     origin = origin or Origin("toy", "diffsynth", "", "abc", 2.0, "cached", 0.7, "two clips")
     return ErrorTables(
-        origin, timesteps, (0.05, 0.3), segments, partial, np.ones(steps), 2.0, 20.0, 3.0, {"clips": ["a.mp4"]}
+        origin, timesteps, (0.05, 0.3), segments, partial, np.ones(steps), 2.0, 20.0, 1.0, 3.0, {"clips": ["a.mp4"]}
     )

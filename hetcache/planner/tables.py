@@ -22,6 +22,7 @@ from hetcache.planner.model import ErrorModel, Floats
 SCHEMA = 1
 SIGMA = "sigma"
 """The time of forecasts without a calibrated curve."""
+NUMBERS = ("timesteps", "budgets", "power", "psnr_offset", "psnr_slope", "margin_db")
 ARRAYS = ("segments", "partial", "sensitivity")
 
 
@@ -53,8 +54,8 @@ class Origin:
 class ErrorTables:
     """`timesteps` are those of the schedule that was measured, `budgets` the context ratios of its partial steps;
     `segments` and `partial` as in `ErrorModel`, but for `sensitivity[t]`: how much an error of step t is multiplied
-    until the end of the run. `psnr_offset` maps a predicted error e to the PSNR in the mask, offset - 20 log10 e in
-    dB, and `margin_db` is by how much nine in ten runs stay above that less the margin."""
+    until the end of the run. `psnr_offset` maps a predicted error e to the PSNR in the mask, offset - slope
+    20 log10 e in dB, and `margin_db` is by how much nine in ten runs stay above that less the margin."""
 
     origin: Origin
     timesteps: tuple[float, ...]
@@ -64,16 +65,17 @@ class ErrorTables:
     sensitivity: Floats
     power: float = 2.0
     psnr_offset: float = 0.0
+    psnr_slope: float = 1.0
     margin_db: float = 0.0
     measured_on: dict[str, Any] = field(default_factory=dict)
 
     def psnr(self, error: float) -> float:
         """What a run of this predicted error has in the mask, in dB, typically."""
-        return math.inf if error == 0 else self.psnr_offset - 20 * math.log10(error)
+        return math.inf if error == 0 else self.psnr_offset - self.psnr_slope * 20 * math.log10(error)
 
     def error_for(self, floor_db: float) -> float:
         """The greatest predicted error with which nine in ten runs keep the floor."""
-        return float(10 ** ((self.psnr_offset - self.margin_db - floor_db) / 20))
+        return float(10 ** ((self.psnr_offset - self.margin_db - floor_db) / (20 * self.psnr_slope)))
 
     def check(self, run: Origin, remedy: str) -> None:
         """Raises ErrorTablesError where a run is another than what was measured; `remedy` is the command."""
@@ -151,7 +153,7 @@ class ErrorTables:
         facts = {
             "schema": SCHEMA,
             "origin": self.origin.__dict__,
-            **{name: getattr(self, name) for name in ("timesteps", "budgets", "power", "psnr_offset", "margin_db")},
+            **{name: getattr(self, name) for name in NUMBERS},
             "measured_on": self.measured_on,
         }
         tensors = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
@@ -187,6 +189,7 @@ def load_tables(path: Path, remedy: str) -> ErrorTables:
             arrays["sensitivity"],
             float(facts["power"]),
             float(facts["psnr_offset"]),
+            float(facts["psnr_slope"]),
             float(facts["margin_db"]),
             facts["measured_on"],
         )

@@ -10,6 +10,7 @@ import torch
 
 from diffsynth_patches.apply import patched
 from hetcache.calibrate.errors import BACKS, REACH, ErrorManager, ErrorTally, Shadow, latent_mask, widths
+from hetcache.calibrate.real_runs import psnr_map
 from hetcache.calibrate.tables import by_age, segments_of
 from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheSession
@@ -121,3 +122,14 @@ def test_the_errors_of_partial_steps_by_age_are_found_again():
     table = own[None] * (np.arange(1, ages + 1) ** 0.8)[:, None]
     samples = [(t, t % 6, table[t % 6 - 1, t]) for t in range(steps) if t % 6]
     np.testing.assert_allclose(by_age(samples, steps, ages), table, rtol=0.05)
+
+
+def test_a_prediction_stands_for_the_psnr_that_such_runs_had():
+    errors = 10 ** -(np.linspace(40, 60, 21) / 20)
+    real = 10 + 0.8 * np.linspace(40, 60, 21) + np.array([-2.0, 0.5, 1.5] * 7)
+    found = psnr_map(errors, real)
+    assert found["psnr_slope"] == pytest.approx(0.8, abs=0.05)
+    typical = found["psnr_offset"] + found["psnr_slope"] * np.linspace(40, 60, 21)
+    assert np.mean(real >= typical - found["margin_db"]) >= 0.9
+    same = psnr_map([0.1, 0.1], [30.0, 32.0])
+    assert (same["psnr_offset"], same["psnr_slope"]) == (11.0, 1.0) and same["margin_db"] == pytest.approx(0.8)

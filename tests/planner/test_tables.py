@@ -89,3 +89,5 @@ def test_the_floor_keeps_its_margin():
     tables = smooth_tables()
     assert tables.psnr(0.01) == pytest.approx(60.0) and tables.psnr(0.0) == float("inf")
     assert tables.psnr(tables.error_for(45.0)) == pytest.approx(48.0)
+    flatter = replace(tables, psnr_slope=0.5)
+    assert flatter.psnr(0.01) == pytest.approx(40.0) and flatter.psnr(flatter.error_for(33.0)) == pytest.approx(36.0)
