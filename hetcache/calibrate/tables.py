@@ -57,10 +57,13 @@ def measured_tables(
         config.margin_ratio,
         forecast_time(curve),
     )
-    tables = tables_of(watched, origin)
-    gains = [gains_of(tables, run, pipeline, config, say) for run in watched[:SENSED]]
-    tables = replace(tables, sensitivity=sensitivity_of(gains, edit.num_steps))
-    missed = [partial_gain(tables, run, pipeline, config, say) for run in watched[:SENSED]]
+    # What arrives of an error is told from a clip's own errors: clips differ in those.
+    own = [(tables_of([run], origin), run) for run in watched[:SENSED]]
+    gains = [gains_of(tables, run, pipeline, config, say) for tables, run in own]
+    sensitivity = sensitivity_of(gains, edit.num_steps)
+    own = [(replace(tables, sensitivity=sensitivity), run) for tables, run in own]
+    missed = [partial_gain(tables, run, pipeline, config, say) for tables, run in own]
+    tables = replace(tables_of(watched, origin), sensitivity=sensitivity)
     tables = replace(tables, partial=tables.partial * float(np.exp(np.mean(np.log(missed)))))
     tables = held_against(tables, watched, pipeline, config, say)
     about = {
