@@ -100,7 +100,7 @@ def held_against(
     return replace(tables, **psnr_map(errors, real))
 
 
-def psnr_map(errors: Sequence[float], real: Sequence[float]) -> dict[str, float]:
+def psnr_map(errors: Sequence[float], real: Sequence[float]) -> dict[str, Any]:
     """The line from -20 log10 of predicted errors to real PSNR, least squares, of a slope between a half and one; and
     by how much nine in ten stay above it less the margin."""
     levels, found = -20 * np.log10(errors), np.asarray(real)
