@@ -24,6 +24,14 @@ from hetcache.planner.tables import ErrorTables
 
 SPEEDUPS = (3.0, 5.0, 8.0)
 """Of the plans that are run to hold the predicted error against the real one."""
+SENSED = 2
+"""Clips that the sensitivity and the patterns are measured on."""
+REUSE, PARTIAL = Kind(Compute.REUSE), Kind(Compute.PARTIAL)
+PATTERNS = ((FULL, *[REUSE] * 3), (FULL, *[PARTIAL] * 3), (FULL, *[REUSE] * 3, PARTIAL, *[REUSE] * 3))
+"""Plain plans, again and again until the end."""
+ROUNDS = 2
+FACTORS = tuple(float(each) for each in np.geomspace(0.25, 8.0, 31))
+"""Of partial steps' errors, that are tried: the first of equals is taken."""
 PARTIAL_COST, UNIT = 0.4, 1000
 PARTS = (0.02, 0.18, 0.34, 0.5, 0.64, 0.76, 0.86, 0.94, 1.0)
 """Of a run, in each of which alone steps are reused to learn how much of their error arrives."""
@@ -31,8 +39,8 @@ GAP = 4
 """Steps from one computed step to the next in that part."""
 NO_DIFFERENCE = 80.0
 """dB: more is the rounding of pixels."""
-KEPT_BY = 0.9
-"""Share of runs that keep a quality floor."""
+Z_90 = 1.2816
+"""Standard deviations below which a normal variable stays nine times in ten."""
 
 
 def gains_of(
@@ -53,18 +61,6 @@ def gains_of(
     return found
 
 
-def partial_gain(
-    tables: ErrorTables, run: Watched, pipeline: Pipeline, config: Any, say: Callable[[str], None]
-) -> float:
-    """Real error / predicted error of a run of full and partial steps only. Along the uncached run a partial step
-    errs by its keys and values alone; in a run the rest of the picture, which it does not compute, drifts as well."""
-    model = tables.model(tables.timesteps)
-    kinds = [Kind(Compute.PARTIAL) if t % GAP else FULL for t in range(model.num_steps)]
-    gain = 10 ** (-real_psnr(kinds, tables, run, pipeline, config) / 20) / model.predict(kinds)
-    say(f"{run.clip.path.name}, partial steps: {gain:.3g} times the predicted error")
-    return gain
-
-
 def sensitivity_of(gains: Sequence[Sequence[tuple[float, float]]], steps: int) -> Floats:
     """Per step: the geometric mean over clips, linear in logarithms between the parts of the run."""
     if not gains or not gains[0]:
@@ -82,32 +78,70 @@ def real_psnr(kinds: Sequence[Kind], tables: ErrorTables, run: Watched, pipeline
     return min(psnr(result.frames_THWC, run.result.frames_THWC, run.clip.mask_THW), NO_DIFFERENCE)
 
 
+Run = tuple[Sequence[Kind], float]
+"""A plan that was run, and its PSNR in the mask, dB."""
+
+
 def held_against(
     tables: ErrorTables, watched: Sequence[Watched], pipeline: Pipeline, config: Any, say: Callable[[str], None]
 ) -> ErrorTables:
     """The tables with the map from predicted error to PSNR in the mask: plans of several speed-ups are run on every
-    clip and compared with its uncached run."""
-    model, costs = tables.model(tables.timesteps), Costs(UNIT, 0, (int(UNIT * PARTIAL_COST),) * len(tables.budgets))
-    errors, real = [], []
-    for speedup in SPEEDUPS:
-        plan = Front(model, costs, cost_limit=int(UNIT * model.num_steps / speedup)).best()
-        assert plan is not None
-        for run in watched:
-            errors.append(plan.error)
-            real.append(real_psnr(plan.kinds, tables, run, pipeline, config))
+    clip and compared with its uncached run. Along the uncached run a partial step errs by its keys and values alone;
+    in a run the rest of the picture, which it does not compute, drifts as well, and a plan seeks out what its tables
+    think too well of. So plain patterns and a first round of plans weigh partial steps against reused ones, and the
+    second round is of the plans that come of it."""
+    costs = Costs(UNIT, 0, (int(UNIT * PARTIAL_COST),) * len(tables.budgets))
+    runs: list[Run] = []
+    model = tables.model(tables.timesteps)
+    for pattern in PATTERNS:
+        kinds = model.ordered([pattern[t % len(pattern)] for t in range(model.num_steps)])
+        for run in watched[:SENSED]:
+            runs.append((kinds, real_psnr(kinds, tables, run, pipeline, config)))
+            say(f"{run.clip.path.name}, {''.join(kind.compute.value for kind in pattern)}: {runs[-1][1]:.2f} dB")
+    for _ in range(ROUNDS):
+        model = tables.model(tables.timesteps)
+        for speedup in SPEEDUPS:
+            plan = Front(model, costs, cost_limit=int(UNIT * model.num_steps / speedup)).best()
+            assert plan is not None
             by_error = -20 * math.log10(plan.error)
-            say(f"{run.clip.path.name}, {speedup:g}x: {real[-1]:.2f} dB, {by_error:.2f} by the error")
-    return replace(tables, **psnr_map(errors, real))
+            for run in watched:
+                runs.append((plan.kinds, real_psnr(plan.kinds, tables, run, pipeline, config)))
+                say(f"{run.clip.path.name}, {speedup:g}x: {runs[-1][1]:.2f} dB, {by_error:.2f} by the error")
+        tables = weighed(tables, runs, len(watched))
+    return tables
 
 
-def psnr_map(errors: Sequence[float], real: Sequence[float]) -> dict[str, Any]:
+def weighed(tables: ErrorTables, runs: Sequence[Run], num_clips: int) -> ErrorTables:
+    """The tables with the factor of partial steps' errors that leaves the least between predicted and real PSNR, and
+    with the map between them."""
+    real, best, least = [psnr for _, psnr in runs], tables, math.inf
+    for factor in FACTORS:
+        tried = replace(tables, partial=tables.partial * factor)
+        model = tried.model(tried.timesteps)
+        errors = [model.predict(kinds) for kinds, _ in runs]
+        found = psnr_map(errors, real, num_clips)
+        levels = -20 * np.log10(errors)
+        left = float(np.std(np.asarray(real) - found["psnr_slope"] * levels))
+        if left < least:
+            best, least = replace(tried, **found), left
+    return best
+
+
+def psnr_map(errors: Sequence[float], real: Sequence[float], num_clips: int) -> dict[str, Any]:
     """The line from -20 log10 of predicted errors to real PSNR, least squares, of a slope between a half and one; and
-    by how much nine in ten stay above it less the margin."""
+    by how much nine in ten stay above it less the margin, however few the clips were."""
     levels, found = -20 * np.log10(errors), np.asarray(real)
     spread = float(np.var(levels))
     slope = float(np.mean((levels - levels.mean()) * (found - found.mean()))) / spread if spread > 0 else 1.0
     slope = min(max(slope, 0.5), 1.0)
     residuals = found - slope * levels
-    offset = float(residuals.mean())
-    margin = max(offset - float(np.quantile(residuals, 1 - KEPT_BY)), 0.0)
-    return {"psnr_offset": offset, "psnr_slope": slope, "margin_db": margin}
+    margin = tolerance(num_clips) * float(np.std(residuals))
+    return {"psnr_offset": float(residuals.mean()), "psnr_slope": slope, "margin_db": margin}
+
+
+def tolerance(count: int) -> float:
+    """How many standard deviations below the mean of `count` values nine in ten further ones lie above, with a
+    confidence of nine in ten: the one-sided tolerance bound of a normal distribution (Natrella's approximation)."""
+    count = max(count, 2)
+    a, b = 1 - Z_90**2 / (2 * (count - 1)), Z_90**2 - Z_90**2 / count
+    return (Z_90 + math.sqrt(Z_90**2 - a * b)) / a

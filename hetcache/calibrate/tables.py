@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hetcache.calibrate.errors import BACKS, REACH, ErrorTally
-from hetcache.calibrate.real_runs import gains_of, held_against, partial_gain, sensitivity_of
+from hetcache.calibrate.real_runs import SENSED, gains_of, held_against, sensitivity_of
 from hetcache.calibrate.watched import BUDGETS, Watched, watch
 from hetcache.core.calibration import Calibration
 from hetcache.core.mode import RunContext
@@ -24,8 +24,6 @@ from hetcache.planner.tables import ErrorTables, Origin, forecast_time
 
 AGES = 16
 """Steps since the last full one up to which a partial step's error is told, beyond what was measured by its trend."""
-SENSED = 2
-"""Clips whose sensitivity is measured."""
 
 
 def measured_tables(
@@ -60,11 +58,7 @@ def measured_tables(
     # What arrives of an error is told from a clip's own errors: clips differ in those.
     own = [(tables_of([run], origin), run) for run in watched[:SENSED]]
     gains = [gains_of(tables, run, pipeline, config, say) for tables, run in own]
-    sensitivity = sensitivity_of(gains, edit.num_steps)
-    own = [(replace(tables, sensitivity=sensitivity), run) for tables, run in own]
-    missed = [partial_gain(tables, run, pipeline, config, say) for tables, run in own]
-    tables = replace(tables_of(watched, origin), sensitivity=sensitivity)
-    tables = replace(tables, partial=tables.partial * float(np.exp(np.mean(np.log(missed)))))
+    tables = replace(tables_of(watched, origin), sensitivity=sensitivity_of(gains, edit.num_steps))
     tables = held_against(tables, watched, pipeline, config, say)
     about = {
         "clips": [clip.path.name for clip in clips],

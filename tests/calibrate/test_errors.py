@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from error_tables import smooth_tables
 
 from diffsynth_patches.apply import patched
 from hetcache.calibrate.errors import BACKS, REACH, ErrorManager, ErrorTally, Shadow, latent_mask, widths
-from hetcache.calibrate.real_runs import psnr_map
+from hetcache.calibrate.real_runs import psnr_map, tolerance, weighed
 from hetcache.calibrate.tables import by_age, segments_of
 from hetcache.core.mode import RunContext
 from hetcache.core.session import CacheSession
 from hetcache.core.time_curve import Powers
 from hetcache.core.tokens import classify
-from hetcache.core.vocabulary import Branch
+from hetcache.core.vocabulary import Branch, Compute
 from hetcache.method.hetcache import MODE, HetCacheConfig
 from hetcache.modes import MODES
+from hetcache.planner.model import FULL, Kind
 
 STEPS, CFG_SCALE = 6, 3.0
 CONFIG = HetCacheConfig(context_kv="cached", forecast=1, forecast_in="sigma", margin_width=1, context_ratio=0.3)
@@ -127,9 +130,28 @@ def test_the_errors_of_partial_steps_by_age_are_found_again():
 def test_a_prediction_stands_for_the_psnr_that_such_runs_had():
     errors = 10 ** -(np.linspace(40, 60, 21) / 20)
     real = 10 + 0.8 * np.linspace(40, 60, 21) + np.array([-2.0, 0.5, 1.5] * 7)
-    found = psnr_map(errors, real)
+    found = psnr_map(errors, real, 20)
     assert found["psnr_slope"] == pytest.approx(0.8, abs=0.05)
     typical = found["psnr_offset"] + found["psnr_slope"] * np.linspace(40, 60, 21)
     assert np.mean(real >= typical - found["margin_db"]) >= 0.9
-    same = psnr_map([0.1, 0.1], [30.0, 32.0])
-    assert (same["psnr_offset"], same["psnr_slope"]) == (11.0, 1.0) and same["margin_db"] == pytest.approx(0.8)
+    same = psnr_map([0.1, 0.1], [30.0, 32.0], 2)
+    assert (same["psnr_offset"], same["psnr_slope"]) == (11.0, 1.0) and same["margin_db"] > 10
+
+
+def test_partial_steps_are_weighed_by_real_runs():
+    """Runs whose PSNR is that of tables with three times the partial errors."""
+    tables = smooth_tables()
+    true = replace(tables, partial=tables.partial * 3.0)
+    reuse, partial = Kind(Compute.REUSE), Kind(Compute.PARTIAL)
+    plans = [[FULL, *[step] * n] * (24 // (n + 1)) for n in (1, 2, 3, 5) for step in (reuse, partial)]
+    runs = [(kinds, 15 - 20 * math.log10(true.model(true.timesteps).predict(kinds))) for kinds in plans]
+    found = weighed(tables, runs, 20)
+    assert found.partial[0, 0, 5] / tables.partial[0, 0, 5] == pytest.approx(3.0, rel=0.07)
+    assert found.psnr_slope == pytest.approx(1.0, abs=0.03) and found.margin_db < 0.5
+
+
+def test_few_clips_make_a_wide_margin():
+    """One-sided tolerance factors of a normal distribution for nine in ten at confidence 0.9, from statistical tables."""
+    for count, factor in ((4, 3.188), (10, 2.066), (30, 1.657)):
+        assert tolerance(count) == pytest.approx(factor, rel=0.1)
+    assert tolerance(2) > tolerance(4) > tolerance(30) > 1.2816

@@ -24,7 +24,7 @@ def test_tables_are_measured_written_and_plan(tmp_path: Path, capsys: pytest.Cap
     words = f"{files} --model tiny --frames 5 --height 96 --width 128 --steps {STEPS} --errors"
     assert command.main(words.split()) == 0
     said = capsys.readouterr().out
-    assert "tiny.errors.safetensors" in said and said.count("x: ") == 3
+    assert "tiny.errors.safetensors" in said and said.count("x: ") == 6 and "FPPP: " in said
     tables = load_tables(tmp_path / "tiny.errors.safetensors", "")
     assert tables.origin.model == "tiny" and tables.origin.cfg_scale == 2.0 and tables.measured_on["steps"] == STEPS
     assert tables.sensitivity.shape == (STEPS,) and np.all(tables.sensitivity > 0)
