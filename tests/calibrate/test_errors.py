@@ -151,7 +151,7 @@ def test_partial_steps_are_weighed_by_real_runs():
 
 
 def test_few_clips_make_a_wide_margin():
-    """One-sided tolerance factors of a normal distribution for nine in ten at confidence 0.9, from statistical tables."""
+    """One-sided tolerance factors of a normal distribution, nine in ten at confidence 0.9, from statistical tables."""
     for count, factor in ((4, 3.188), (10, 2.066), (30, 1.657)):
         assert tolerance(count) == pytest.approx(factor, rel=0.1)
     assert tolerance(2) > tolerance(4) > tolerance(30) > 1.2816
