@@ -136,7 +136,9 @@ class HetCacheConfig:
         if self.max_partial_run < 0:
             raise ValueError(f"--max-partial-run must not be negative, not {self.max_partial_run}")
         if self.decisions is not None:
-            parse_decisions(self.decisions)
+            order = max(decision.order or 0 for decision in parse_decisions(self.decisions))
+            if order > self.forecast:
+                raise ValueError(f"--decisions has forecasts of order {order}: give --forecast {order} with it")
             if self.signal == "output" or self.whole_steps_only:
                 given = "--signal output" if self.signal == "output" else "--whole-steps-only"
                 raise ValueError(f"--decisions says what every step does: leave {given} out")

@@ -29,7 +29,7 @@ def schedule(steps):
 
 
 def test_a_given_plan_is_the_plan_and_needs_no_calibration():
-    config = HetCacheConfig(decisions="F,R1x2,P0.2,R0,F")
+    config = HetCacheConfig(decisions="F,R1x2,P0.2,R0,F", forecast=1, forecast_in="sigma")
     MODE.build(config, context())
     plan = MODE.plan(schedule(6), config, context(), Branch.COND)
     assert decision_string(plan) == "FRRPRF"
@@ -57,5 +57,7 @@ def test_a_plan_of_another_length_or_beside_another_rule_is_refused():
     for settings, flag in (({"signal": "output"}, "--signal output"), ({"whole_steps_only": True}, "--whole-steps")):
         with pytest.raises(ValueError, match=f"leave {flag}"):
             HetCacheConfig(decisions="F,R", **settings)
+    with pytest.raises(ValueError, match="order 2: give --forecast 2 with it"):
+        HetCacheConfig(decisions="F,R1,R2", forecast=1)
     with pytest.raises(ValueError, match="'X' is no decision"):
         HetCacheConfig(decisions="F,X")
