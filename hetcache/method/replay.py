@@ -17,7 +17,7 @@ STEADY_CHANGE = 0.4
 
 def parse_decisions(letters: str) -> list[Decision]:
     """Decisions of a string such as `FPRRPF`. Raises ValueError for other letters and a reused or partial start."""
-    by_letter = {compute.value: compute for compute in Compute}
+    by_letter = {compute.value: compute for compute in (Compute.FULL, Compute.PARTIAL, Compute.REUSE)}
     if not letters or letters[0] != "F" or set(letters) - set(by_letter):
         raise ValueError(f"decision string {letters!r}: letters F, P and R, starting with F")
     return [Decision(by_letter[letter], "replayed") for letter in letters]

@@ -12,6 +12,7 @@ from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.method import paper
 from hetcache.method.hetcache import MODE, TOKENS, HetCacheConfig
 from hetcache.method.paper import PaperConfig
+from hetcache.method.replay import parse_decisions as parse_letters
 
 
 def context():
@@ -34,6 +35,13 @@ def test_a_given_plan_is_the_plan_and_needs_no_calibration():
     plan = MODE.plan(schedule(6), config, context(), Branch.COND)
     assert decision_string(plan) == "FRRPRF"
     assert [d.order for d in plan] == [None, 1, 1, None, 0, None] and plan[3].context_ratio == 0.2
+
+
+def test_letters_to_replay_are_those_that_hetcache_has():
+    assert decision_string(parse_letters("FRPF")) == "FRPF"
+    for letters in ("FBF", "RF", ""):
+        with pytest.raises(ValueError, match="letters F, P and R, starting with F"):
+            parse_letters(letters)
 
 
 def test_the_papers_mode_takes_a_given_plan_too():
