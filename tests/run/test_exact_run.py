@@ -13,9 +13,10 @@ from long_runs import make_clip
 
 import inference
 from hetcache.core.decisions import parse_decisions
-from hetcache.run import exact
+from hetcache.core.vocabulary import Step
+from hetcache.run import exact, step_times
 from hetcache.run.editor import Editor
-from hetcache.run.step_times import timed_kinds, times_from
+from hetcache.run.step_times import Stopwatch, timed_kinds, times_from
 
 STEPS = 12
 
@@ -111,6 +112,17 @@ def test_without_tables_the_command_is_named(words: list[str], capsys: pytest.Ca
     (Path(words[1]).parent / "tiny.errors.safetensors").unlink()
     assert inference.main([*words, "--plan", "--quality", "40"]) == 2
     assert "run python -m hetcache.calibrate --errors --model tiny --cfg-scale 2" in capsys.readouterr().err
+
+
+def test_the_first_step_is_timed_with_both_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1000.0, 4000.0, 5000.0])
+    monkeypatch.setattr(step_times, "now_ms", lambda: next(clock))
+    watch = Stopwatch(3)
+    watch.start()  # the conditional branch asks for its manager
+    watch.start()  # the other one, in the middle of the step
+    for index in range(2):
+        watch(Step(index, 3, 0.0), [])
+    assert watch.step_s == [3.0, 1.0]
 
 
 def test_times_are_the_medians_without_the_first_step() -> None:
