@@ -14,7 +14,15 @@ from hetcache.method.hetcache import CompactTokens, HetCacheConfig, plan_hetcach
 from hetcache.method.selector import TokenSelector
 
 # On the fixture's random time embedding e0 changes by some tenths a step: these give F, P and R in six steps.
-DEFAULTS = {"cache_thresh": 0.3, "margin_width": 1, "refresh_band": 8.0, "context_kv": "cached", "forecast": 0}
+DEFAULTS = {
+    "cache_thresh": 0.3,
+    "margin_width": 1,
+    "decision_rule": "dual",
+    "refresh_band": 8.0,
+    "last_full": True,
+    "context_kv": "cached",
+    "forecast": 0,
+}
 
 
 def hetcache_session(mask_THW, decisions=None, **settings):

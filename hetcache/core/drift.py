@@ -114,10 +114,10 @@ class LevelRule:
     """The three-level rule, on the change accumulated since the last computed step (d) and last full step (D).
 
     reuse iff d < delta. Otherwise, rule `paper`: partial iff d < band * delta, else full; rule `dual`: partial
-    iff D < refresh_band * delta, else full. A full step is forced first, last, for the first `warm_up` computed steps
-    and after `max_partial_run` partial steps in a row (reuses between them do not reset the run). With `reuses` False
-    nothing is reused: another rule has already decided that. Without `force_last` the last step is computed too, in
-    full or in part as the others.
+    iff D < refresh_band * delta, else full; rule `forecast`: partial iff D < refresh, else full. A full step is forced
+    first, last, for the first `warm_up` computed steps and after `max_partial_run` partial steps in a row (reuses
+    between them do not reset the run). With `reuses` False nothing is reused: another rule has already decided that.
+    Without `force_last` the last step is computed too, in full or in part as the others.
     """
 
     delta: float
@@ -128,6 +128,7 @@ class LevelRule:
     force_last: bool = True
     reuses: bool = True
     warm_up: int = 1
+    refresh: float = 0.0
 
 
 class LevelAccumulator:
@@ -142,7 +143,8 @@ class LevelAccumulator:
         self.index = 0
         self._num_computed = 0
 
-    def next(self, change: float) -> Decision:
+    def next(self, change: float, drift: float | None = None) -> Decision:
+        """`drift` is what the step adds to D, None: the change as to d."""
         rule, index = self.rule, self.index
         self.index += 1
         if index == 0:
@@ -151,7 +153,7 @@ class LevelAccumulator:
         if is_last and rule.force_last:
             return self._full("last step", None)
         self.since_computed += change
-        self.since_full += change
+        self.since_full += change if drift is None else drift
         d = self.since_computed
         if rule.reuses and d < rule.delta and not is_last:
             return Decision(Compute.REUSE, "d < delta", d, rule.delta)
@@ -162,6 +164,9 @@ class LevelAccumulator:
         if rule.rule == "paper":
             if d >= rule.band * rule.delta:
                 return self._full("d >= band * delta", d, rule.band * rule.delta)
+        elif rule.rule == "forecast":
+            if self.since_full >= rule.refresh:
+                return self._full("D >= refresh", self.since_full, rule.refresh)
         elif self.since_full >= rule.refresh_band * rule.delta:
             return self._full("D >= refresh_band * delta", self.since_full, rule.refresh_band * rule.delta)
         self.since_computed = 0.0
@@ -176,18 +181,24 @@ class LevelAccumulator:
         return Decision(Compute.FULL, reason, signal, threshold)
 
 
-def plan_levels(changes: Sequence[float], rule: LevelRule, skipped: frozenset[int] = frozenset()) -> list[Decision]:
-    """Decisions of a whole run from the estimated change of every step (`changes[0]` is ignored). At `skipped` steps
-    the rule is not asked: their change counts for the next step."""
+def plan_levels(
+    changes: Sequence[float],
+    rule: LevelRule,
+    skipped: frozenset[int] = frozenset(),
+    drifts: Sequence[float] | None = None,
+) -> list[Decision]:
+    """Decisions of a whole run from the estimated change of every step (`changes[0]` is ignored), `drifts` where D sums
+    something else. At `skipped` steps the rule is not asked: their change counts for the next step."""
     accumulator = LevelAccumulator(rule, len(changes) - len(skipped))
-    decisions, pending = [], 0.0
-    for index, change in enumerate(changes):
+    decisions, pending, pending_drift = [], 0.0, 0.0
+    for index, (change, drift) in enumerate(zip(changes, drifts or changes, strict=True)):
         pending += change
+        pending_drift += drift
         if index in skipped:
             decisions.append(Decision(Compute.REUSE, REUSED_BY_COMPOSITION))
             continue
-        decisions.append(accumulator.next(pending))
-        pending = 0.0
+        decisions.append(accumulator.next(pending, pending_drift))
+        pending = pending_drift = 0.0
     return decisions
 
 

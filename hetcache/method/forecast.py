@@ -150,6 +150,11 @@ class History:
             value_BND = value_BND + weight_N.to(change_BND.dtype).view(1, -1, 1) * change_BND
         return value_BND
 
+    def buffer(self, step: Step, order: int) -> torch.Tensor:
+        """As `at`, to be written into: never the kept tensor where differences to it are kept."""
+        rows_BND = self.at(step, order)
+        return rows_BND.clone() if self._order and min(order, self._order) == 0 else rows_BND
+
     def _held(self) -> list[torch.Tensor]:
         return [self._store.get(*key) for key in self._keys]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hetcache.core.calibration import CalibrationError
 from hetcache.core.decisions import parse_decisions
 from hetcache.core.drift import ChangeEstimator, LevelRule, plan_levels
 from hetcache.core.flops import ModelShape, cache_bytes, partial_step_flops, velocity_bytes
@@ -50,7 +51,7 @@ class HetCacheConfig:
         "delta: reuse a step iff the change accumulated since the last computed step is below it; higher skips more",
     )
     forecast: int = setting(
-        0,
+        2,
         "order of the forecast of what a step does not compute: 0 repeats the last value, 1 goes on along the last "
         "change of each token, 2 along its last two",
         choices=tuple(range(MAX_ORDER + 1)),
@@ -71,23 +72,27 @@ class HetCacheConfig:
         True, "prefer context tokens that generative tokens attend to (last layer, softmax over all keys)"
     )
     decision_rule: str = setting(
-        "dual",
-        "full against partial: 'dual' by the change since the last full step, 'paper' by the change "
-        "since the last computed one",
-        choices=("dual", "paper"),
+        "forecast",
+        "full against partial: 'dual' by the change since the last full step, 'forecast' by the same in view of the "
+        "noise that is left (with --signal output as 'dual'), 'paper' by the change since the last computed one",
+        choices=("forecast", "dual", "paper"),
+    )
+    refresh: float = setting(
+        0.096,
+        "rule 'forecast': a computed step is partial iff D < refresh, D the change times sigma^2 since the last full",
     )
     band: float = setting(1.5, "rule 'paper': a computed step is partial iff d < band * delta")
     refresh_band: float = setting(6.0, "rule 'dual': a computed step is partial iff D < refresh_band * delta")
-    max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
+    max_partial_run: int = setting(50, "a full step is forced after this many partial ones")
     warm_up: int = setting(1, "computed steps, from the first, that are full")
-    last_full: bool = setting(True, "compute the last step in full; else in part, where the rule says so")
+    last_full: bool = setting(False, "compute the last step in full; else in part, where the rule says so")
     sigma_weight: float = setting(
-        0.0,
-        "a step's change counts times its share of the noise, N (sigma_t - sigma_t+1), to this power: 0 counts all "
-        "alike, more computes more of the last steps",
+        0.75,
+        "rule 'forecast': a step's change counts for d times its share of the noise, N (sigma_t - sigma_t+1), to this "
+        "power: 0 counts all alike, more computes more of the last steps",
     )
     context_kv: str = setting(
-        "sampled",
+        "forecast",
         "keys and values of tokens that a partial step does not compute: 'cached' from the last full step, 'forecast' "
         "as --forecast does, at order 1 at most, or none ('sampled', needs no K/V memory)",
         choices=("cached", "forecast", "sampled"),
@@ -129,6 +134,8 @@ class HetCacheConfig:
             raise ValueError(f"--cache-thresh must not be negative, not {self.cache_thresh}")
         if self.kmeans_clusters < 1:
             raise ValueError(f"--kmeans-clusters must be at least 1, not {self.kmeans_clusters}")
+        if self.refresh < 0:
+            raise ValueError(f"--refresh must not be negative, not {self.refresh}")
         if self.band < 1 or self.refresh_band < 1:
             raise ValueError("--band and --refresh-band must be at least 1")
         if self.warm_up < 1:
@@ -166,6 +173,7 @@ class HetCacheConfig:
             max_partial_run,
             force_last=self.last_full,
             warm_up=self.warm_up,
+            refresh=self.refresh,
         )
 
     def cache_bytes(self, shape: ModelShape, num_tokens: int, bytes_per_value: int) -> int:
@@ -205,10 +213,13 @@ def plan_hetcache(
 ) -> list[Decision]:
     """The decision of every step, before the run: the signal `e0` depends on the schedule alone."""
     changes = estimator.changes(schedule, "e0")
-    if config.sigma_weight:
+    drifts = None
+    if config.decision_rule == "forecast":
+        # What a step misses moves the latents by its share of the noise; stale context matters for what is left of it.
+        drifts = [change * (t / 1000.0) ** 2 for change, t in zip(changes, schedule.timesteps, strict=True)]
         shares = noise_shares(schedule.timesteps)
         changes = tuple(change * share**config.sigma_weight for change, share in zip(changes, shares, strict=True))
-    return plan_levels(changes, rule or config.rule(), schedule.skipped)
+    return plan_levels(changes, rule or config.rule(), schedule.skipped, drifts)
 
 
 def noise_shares(timesteps: Sequence[float]) -> list[float]:
@@ -340,7 +351,7 @@ class CompactTokens(CacheManager):
         assert self._step is not None
         k, v = self._kv_histories[ops.stack, ops.layer]
         order = self._order_of(decision)
-        return k.at(self._step, order), v.at(self._step, order)
+        return k.buffer(self._step, order), v.buffer(self._step, order)
 
     def _keep_kv(self, ops: BlockOps, attention: Attention, decision: Decision) -> None:
         if self.config.context_kv == "cached":
@@ -396,7 +407,11 @@ def given_decisions(words: str, schedule: Schedule, reuses: bool = True) -> list
 
 
 def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses: bool = True) -> OutputDrift | None:
-    return OutputDrift(replace(config.rule(), reuses=reuses), schedule) if config.signal == "output" else None
+    if config.signal != "output":
+        return None
+    rule = config.rule()
+    # The scale of `refresh` is that of the calibrated changes.
+    return OutputDrift(replace(rule, rule="dual" if rule.rule == "forecast" else rule.rule, reuses=reuses), schedule)
 
 
 def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:
@@ -413,9 +428,13 @@ def partial_flops(
 
 def time_axis(config: HetCacheConfig, context: RunContext) -> TimeAxis:
     """The model's calibrated time where there is one; sigma for a decider that needs no calibration, too."""
-    if config.forecast == 0 or config.signal == "output" or config.forecast_in == "sigma":
+    if config.forecast == 0 or config.forecast_in == "sigma":
         return Powers()
-    return context.calibration().time_curve or Powers()
+    try:
+        return context.calibration().time_curve or Powers()
+    except CalibrationError:
+        # A plan that needs a calibration raises it; the others go on, and the record says in which time.
+        return Powers()
 
 
 def _selector(config: HetCacheConfig, context: RunContext) -> TokenSelector:

@@ -108,3 +108,22 @@ def test_rescale_is_never_negative_and_clamps_to_its_domain():
 
 def test_relative_l1():
     assert relative_l1(torch.tensor([2.0, -2.0]), torch.tensor([1.0, -3.0])).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_forecast_rule_refreshes_by_a_sum_of_its_own(seed):
+    """Oracle: walk along the run, d and D summed from two lists."""
+    generator = np.random.default_rng(seed)
+    changes, drifts = ((generator.integers(0, 12, 40) / 64).tolist() for _ in range(2))
+    rule = LevelRule(10 / 64, "forecast", max_partial_run=100, force_last=False, refresh=30 / 64)
+    letters, d, big_d = "F", 0.0, 0.0
+    for index in range(1, 40):
+        d, big_d = d + changes[index], big_d + drifts[index]
+        if d < rule.delta and index < 39:
+            letters += "R"
+            continue
+        d = 0.0
+        letters += "F" if big_d >= rule.refresh else "P"
+        big_d = 0.0 if letters[-1] == "F" else big_d
+    assert decision_string(plan_levels(changes, rule, drifts=drifts)) == letters
+    assert set(letters) == {"F", "P", "R"}

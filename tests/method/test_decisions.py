@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hetcache.core.calibration import CalibrationError
 from hetcache.core.drift import decision_string
 from hetcache.core.mode import RunContext
 from hetcache.core.tokens import classify
@@ -20,7 +21,7 @@ def context():
     mask[:, 16:32, 16:32] = True
 
     def none():
-        raise AssertionError("a given plan needs no calibration")
+        raise CalibrationError("a given plan needs no calibration")
 
     return RunContext.of(classify(mask, 1), none)
 

@@ -223,8 +223,7 @@ def test_a_plan_chooses_order_and_context_step_by_step(pipe, call_kwargs, mask_T
     selector = TokenSelector(classify(torch.from_numpy(mask_THW), 1, 0), config.selection())
     record = session.trace.of(Branch.COND)[3]
     assert record.num_active == selector.count_active(0.5) > selector.num_active
-    cached = config.context_kv == "cached"
-    assert record.flops == partial_step_flops(forward.shape, 72, record.num_active, cached)
+    assert record.flops == partial_step_flops(forward.shape, 72, record.num_active, config.keeps_kv)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -247,7 +246,7 @@ def test_a_steps_change_counts_by_its_share_of_the_noise():
     assert noise_shares(schedule.timesteps) == pytest.approx([0.4, 0.8, 1.2, 1.6])
     changes = []
     for weight in (0.0, 0.5, 1.0):
-        config = HetCacheConfig(cache_thresh=9.0, sigma_weight=weight, last_full=False)
+        config = HetCacheConfig(cache_thresh=9.0, refresh=9.0, sigma_weight=weight)
         changes.append([decision.signal for decision in plan_hetcache(schedule, config, IDENTITY)[1:]])
     assert changes[0] == pytest.approx([0.1, 0.2, 0.3])
     assert changes[1] == pytest.approx(list(np.cumsum([0.1 * share**0.5 for share in (0.8, 1.2, 1.6)])))

@@ -39,23 +39,38 @@ def test_a_budget_that_suffices_changes_nothing(shape):
 
 
 def test_cached_keys_go_first_and_partial_steps_last(shape):
-    asked = HETCACHE.config(context_kv="cached", partial_vace="hints")
+    asked = HETCACHE.config(context_kv="cached", partial_vace="hints", forecast=0)
     sampled = replace(asked, context_kv="sampled", partial_vace="rows")
     whole = replace(sampled, whole_steps_only=True)
     sizes = [2 * config.cache_bytes(shape, TOKENS, 4) for config in (asked, sampled, whole)]
     assert sizes[0] > sizes[1] > sizes[2] > 0
-    config, reasons = fit(shape, sizes[0] - 1, context_kv="cached", partial_vace="hints")
+    config, reasons = fit(shape, sizes[0] - 1, context_kv="cached", partial_vace="hints", forecast=0)
     assert config == sampled
     assert "cached K" in reasons[0] and "--cache-budget-gib" in reasons[0]
-    config, reasons = fit(shape, sizes[1] - 1, context_kv="cached", partial_vace="hints")
+    config, reasons = fit(shape, sizes[1] - 1, context_kv="cached", partial_vace="hints", forecast=0)
     assert (config, len(reasons)) == (whole, 2)
     with pytest.raises(ValueError, match="at the least; give it that much"):
-        fit(shape, sizes[2] - 1, context_kv="cached")
+        fit(shape, sizes[2] - 1, context_kv="cached", forecast=0)
+
+
+def test_forecasting_partial_steps_go_first_then_the_tokens(shape):
+    """Whole steps that are forecast are better than partial ones that see a part of the keys."""
+    asked = HETCACHE.config()
+    assert (asked.forecast, asked.context_kv) == (2, "forecast")
+    whole = replace(asked, context_kv="sampled", max_partial_run=0)
+    output = replace(asked, context_kv="sampled", whole_steps_only=True)
+    sizes = [2 * config.cache_bytes(shape, TOKENS, 4) for config in (asked, whole, output)]
+    assert sizes[0] > 5 * sizes[1] > 5 * sizes[2] > 0
+    config, reasons = fit(shape, sizes[0] - 1)
+    assert config == whole and "keys and values" in reasons[0]
+    config, reasons = fit(shape, sizes[1] - 1)
+    assert config == output and len(reasons) == 2
 
 
 def test_what_was_not_asked_for_is_not_given_up(shape):
-    needed = 2 * HETCACHE.config().cache_bytes(shape, TOKENS, 4)
-    config, reasons = fit(shape, needed - 1)
+    asked = {"context_kv": "sampled", "forecast": 0}
+    needed = 2 * HETCACHE.config(**asked).cache_bytes(shape, TOKENS, 4)
+    config, reasons = fit(shape, needed - 1, **asked)
     assert config.whole_steps_only
     assert len(reasons) == 1 and "no partial steps" in reasons[0]
 
@@ -81,7 +96,7 @@ def test_whole_steps_keep_the_predicted_bytes_and_repeat_the_output(pipe, call_k
 
         pipe.model_fn = spy
         pipe(**{**call_kwargs, "progress_bar_cmd": session.steps})
-    predicted = HETCACHE.config(whole_steps_only=True).cache_bytes(forward.shape, TOKENS, 4)
+    predicted = HETCACHE.config(whole_steps_only=True, forecast=0).cache_bytes(forward.shape, TOKENS, 4)
     assert session.cache_bytes == 2 * predicted
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
     assert not torch.equal(outputs[0], outputs[3])

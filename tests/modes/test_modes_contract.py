@@ -198,7 +198,7 @@ def test_vace_on_reuse_costs_a_third_and_changes_nothing(recording, runs, name):
 
 
 def test_hetcache_can_decide_from_the_output(recording):
-    settings = {"signal": "output", "cache_thresh": 0.5}
+    settings = {"signal": "output", "cache_thresh": 0.5, "last_full": True}
     outputs, session = replay(recording, build("hetcache", recording, **settings))
     decisions = session.trace.decisions(Branch.COND)
     assert decisions == session.trace.decisions(Branch.UNCOND)
@@ -316,8 +316,11 @@ def run_shape(recording):
     return forward.shape
 
 
-def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, blocks: int) -> int | None:
-    """docs/methods.md's formulas for the branch; None for modes that they do not bound exactly."""
+def expected_cache_bytes(
+    name: str, branch: Branch, tokens: int, latents: int, blocks: int, anchors: int = 0
+) -> int | None:
+    """docs/methods.md's formulas for the branch; None for modes that they do not bound exactly. `anchors` are the last
+    three steps of each token."""
     lead = branch is Branch.COND
     return {
         "baseline": 0,
@@ -333,8 +336,8 @@ def expected_cache_bytes(name: str, branch: Branch, tokens: int, latents: int, b
         "pab": 2 * blocks * tokens,
         "pab_teacache": 2 * blocks * tokens + tokens,
         "fastcache": 2 * blocks * tokens,
-        "hetcache": tokens,
-        "hetcache_teacache": 2 * tokens,
+        "hetcache": (3 + 4 * blocks) * tokens + anchors,
+        "hetcache_teacache": (4 + 4 * blocks) * tokens + anchors,
     }.get(name)
 
 
@@ -353,5 +356,6 @@ def test_cache_bytes_equal_the_documented_formulas(recording, name):
     replay(recording, keep)
     dim, latents = recording.pipe.dit.dim, recording.calls[Branch.COND, 0]["latents"]
     tokens = recording.classes.num_tokens * dim * latents.element_size()
+    anchors = 3 * recording.classes.num_tokens * 4
     for branch, manager in managers.items():
-        assert manager.cache_bytes == expected_cache_bytes(name, branch, tokens, latents.nbytes, 6), branch
+        assert manager.cache_bytes == expected_cache_bytes(name, branch, tokens, latents.nbytes, 6, anchors), branch
