@@ -70,7 +70,7 @@ SWEEPS = (
         "with VACE's first block for a probe, which saves more than the published probe can",
     ),
     dial(
-        *("hetcache", "hetcache", "cache_thresh", (0.0088, 0.017, 0.04, 0.085, 0.19, 0.3)),
+        *("hetcache", "hetcache", "cache_thresh", (0.0088, 0.017, 0.04, 0.085, 0.19, 0.3, 0.6)),
         "context_kv=forecast,forecast=1,",
         "first-order forecast of what is not computed, keys and values included",
     ),
