@@ -92,8 +92,8 @@ def plan_dpcache(schedule: Schedule, config: DpCacheConfig, error_TTT: NDArray[n
 def plan(schedule: Schedule, config: DpCacheConfig, context: RunContext, branch: Branch) -> list[Decision]:
     """The same in both branches: the table is their mean."""
     calibration = context.calibration()
-    if schedule.num_steps <= MANDATORY:
-        return [Decision(Compute.FULL, "first steps")] * schedule.num_steps
+    if schedule.num_steps <= max(MANDATORY, config.dpcache_budget):
+        return [Decision(Compute.FULL, "within the budget")] * schedule.num_steps
     return plan_dpcache(schedule, config, calibration.path_errors(schedule.timesteps).error_TTT)
 
 

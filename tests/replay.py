@@ -90,7 +90,7 @@ class ToyCalibration(Calibration):
 
     def path_errors(self, timesteps: Any) -> PathErrors:
         i, j, t = np.ogrid[: len(timesteps), : len(timesteps), : len(timesteps)]
-        error_TTT = np.where((i < j) & (j < t), (t - j) * (1 + t) / (j - i + 1.0), 0.0)
+        error_TTT = np.where((i < j) & (j < t), (t - j) * (1 + t) / np.maximum(j - i, 1), 0.0)
         return PathErrors(tuple(map(float, timesteps)), error_TTT, {})
 
 

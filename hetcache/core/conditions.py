@@ -92,11 +92,10 @@ def differences(measured: Conditions, run: Conditions) -> list[str]:
 def doubts(calibration: Calibration, part: str, run: Conditions, rel_l1: Mapping[str, Sequence[float]]) -> list[str]:
     """In what a run lies outside what `part` of the calibration (`magcache`, `drift`, or a signal of TeaCache) was
     measured on: no sentence or one, with the command that mends it. `rel_l1` are the run's static signals. The part
-    `dpcache` serves its own schedule alone: raises CalibrationError where there is none for the run's."""
+    `dpcache` serves its own schedule alone: its plan refuses another."""
     from hetcache.core.calibration import calibrate_command
 
     if part == "dpcache":
-        calibration.path_errors(run.schedule())
         return []
     if part == "drift" and calibration.drift is None:
         part = "e0"

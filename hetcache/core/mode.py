@@ -10,6 +10,7 @@ is imported where it is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -176,8 +177,12 @@ class Mode:
             raise ValueError(f"--mode {self.name} works by the mask: give one, or use a mode that needs none")
 
     def doubts(self, config: Any, context: RunContext, run: Conditions, schedule: Schedule) -> list[str]:
-        """Where the run lies outside what its calibration was measured on: a sentence a part, with the remedy."""
+        """Where the run lies outside what its calibration was measured on: a sentence a part, with the remedy. Raises
+        ValueError where no plan can be made for the run at all: now, and not after the video was encoded."""
         config = self.settle(config, context)
+        if self.plan is not None:
+            with suppress(NotPlannable):
+                self.plan(schedule, config, context, Branch.COND)
         parts = dict.fromkeys(self.calibrated(config))
         return [doubt for part in parts for doubt in doubts(context.calibration(), part, run, schedule.rel_l1)]
 

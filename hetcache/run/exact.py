@@ -193,7 +193,7 @@ def promise(facts: Mapping[str, Any]) -> str:
     psnr = predicted["psnr_db"]
     return (
         f"exact plan: {predicted['flops_ratio']:.2f}x fewer FLOPs{time}, predicted {psnr:.1f} dB in the mask "
-        f"against the uncached run, above {predicted['floor_db']:.1f} dB in nine of ten runs"
+        f"against the uncached run, above {predicted['floor_db']:.1f} dB in nine of ten runs like calibration's"
     )
 
 

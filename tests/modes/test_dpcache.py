@@ -15,7 +15,7 @@ from baselines.dpcache import DpCacheConfig, best_path, path_costs, plan_dpcache
 from hetcache.calibrate import command as calibrate
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, path_errors
 from hetcache.calibrate.options import Measured
-from hetcache.core.calibration import CalibrationError, calibration_digest, load_calibration
+from hetcache.core.calibration import Calibration, CalibrationError, calibration_digest, load_calibration
 from hetcache.core.conditions import Conditions
 from hetcache.core.drift import decision_string
 from hetcache.core.mode import RunContext
@@ -213,3 +213,11 @@ def test_the_contract_run_reuses_what_the_plan_says(pipe, call_kwargs, mask_THW)
 def test_bad_settings_name_their_flag():
     with pytest.raises(ValueError, match="--dpcache-budget must be at least 3"):
         DpCacheConfig(2)
+
+
+@pytest.mark.parametrize("num_steps, budget", [(1, 4), (3, 4), (8, 13)])
+def test_a_run_that_computes_every_step_needs_no_table(num_steps, budget):
+    context = RunContext.of(None, lambda: Calibration("toy", ""))
+    few = schedule(num_steps)
+    assert dpcache.MODE.doubts(DpCacheConfig(budget), context, Conditions(timesteps=few.timesteps), few) == []
+    assert decision_string(dpcache.plan(few, DpCacheConfig(budget), context, Branch.COND)) == "F" * num_steps
