@@ -31,8 +31,8 @@ class Planning:
     )
     quality: float | None = setting(
         None,
-        "plan the fewest FLOPs with which the edit is, in nine of ten runs like calibration's, so close to the uncached one: PSNR in the "
-        "mask (hetcache; needs error tables, python -m hetcache.calibrate --errors)",
+        "plan the fewest FLOPs with which the edit is, in nine of ten runs like calibration's, so close to the "
+        "uncached one: PSNR in the mask (hetcache; needs error tables, python -m hetcache.calibrate --errors)",
         shown="",
         metavar="DB",
     )
