@@ -149,7 +149,7 @@ def replayed_decisions(asked: RandomWeights, model: str, info: ModelInfo, num_st
     """The letters that HetCache replays under random weights. Raises ValueError for letters that do not fit."""
     if not asked.random_weights:
         return None
-    from hetcache.method.hetcache import HetCacheConfig
+    from hetcache.method.config import HetCacheConfig
     from hetcache.method.replay import parse_decisions, steady_decisions
     from hetcache.models.backend import backend
 

@@ -24,7 +24,7 @@ from hetcache.core.session import Observer
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.config import HetCacheConfig
 from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from hetcache.metrics.registry import ReadyView

@@ -16,7 +16,7 @@ from hetcache.core.calibration import Calibration
 from hetcache.core.mode import RunContext
 from hetcache.core.options import EditSettings
 from hetcache.media.clip import Clip
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.config import HetCacheConfig
 from hetcache.models import ModelInfo
 from hetcache.models.backend import Pipeline
 from hetcache.planner.model import Floats

@@ -9,7 +9,8 @@ from hetcache.core.drift import LevelRule, decision_string, plan_levels
 from hetcache.core.lead import Planned
 from hetcache.core.mode import ManagerFactory
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule
-from hetcache.method.hetcache import CompactTokens, HetCacheConfig
+from hetcache.method.config import HetCacheConfig
+from hetcache.method.hetcache import CompactTokens
 from hetcache.method.selector import TokenSelector
 
 STEADY_CHANGE = 0.4

@@ -16,7 +16,7 @@ from hetcache.core.facts import weights_fingerprint
 from hetcache.core.mode import Mode, NotPlannable, RunContext
 from hetcache.core.vocabulary import Branch, Compute, Decision
 from hetcache.files import UserError
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.config import HetCacheConfig
 from hetcache.modes.planning import GUIDED, RunPlan, call_flops, plan_run
 from hetcache.planner.decide import plan_decisions
 from hetcache.planner.model import ErrorModel

@@ -13,7 +13,7 @@ from hetcache.core.mode import RunContext
 from hetcache.core.session import now_ms
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Branch, CacheManager, Compute, Decision, Schedule, Step
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.config import HetCacheConfig
 from hetcache.planner.model import Kind
 from hetcache.planner.search import Costs, Plan
 from hetcache.run.editor import Editor

@@ -28,7 +28,7 @@ from hetcache.core.ranks import ALONE, Ranks
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import TokenClasses
 from hetcache.core.vocabulary import Branch, Compute, Grid, Schedule, Step
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.config import HetCacheConfig
 from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from scripts.measure.shared import add_device_flags, add_shape_flags, write_results

@@ -37,7 +37,7 @@ from hetcache.core.facts import hardware
 from hetcache.core.session import CacheSession
 from hetcache.core.tokens import classify
 from hetcache.files import write_text
-from hetcache.method.hetcache import HetCacheConfig
+from hetcache.method.config import HetCacheConfig
 from hetcache.method.replay import replayed
 from hetcache.method.selector import TokenSelector
 from scripts.measure.shared import cpu_ms, write_results

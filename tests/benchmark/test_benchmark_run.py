@@ -185,7 +185,7 @@ def test_random_weights_replay_decisions_and_say_that_no_quality_can_be_read(cli
 
 
 def test_steady_decisions_fit_the_rule():
-    from hetcache.method.hetcache import HetCacheConfig
+    from hetcache.method.config import HetCacheConfig
     from hetcache.method.replay import steady_decisions
 
     letters = steady_decisions(HetCacheConfig().rule(), 50)

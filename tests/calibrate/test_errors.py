@@ -19,7 +19,8 @@ from hetcache.core.session import CacheSession
 from hetcache.core.time_curve import Powers
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute
-from hetcache.method.hetcache import MODE, HetCacheConfig
+from hetcache.method.config import HetCacheConfig
+from hetcache.method.hetcache import MODE
 from hetcache.modes import MODES
 from hetcache.planner.model import FULL, Kind
 

@@ -13,7 +13,8 @@ from baselines.teacache import TeaCacheConfig, plan_teacache
 from diffsynth_patches.denoiser import WanDenoiser, static_schedule
 from hetcache.core.calibration import load_calibration
 from hetcache.core.drift import decision_string
-from hetcache.method.hetcache import HetCacheConfig, plan_hetcache
+from hetcache.method.config import HetCacheConfig
+from hetcache.method.hetcache import plan_hetcache
 
 SHIFTS = (5.0, 8.0, 16.0)
 

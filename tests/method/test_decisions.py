@@ -11,7 +11,8 @@ from hetcache.core.mode import RunContext
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.method import paper
-from hetcache.method.hetcache import MODE, TOKENS, HetCacheConfig
+from hetcache.method.config import HetCacheConfig
+from hetcache.method.hetcache import MODE, TOKENS
 from hetcache.method.paper import PaperConfig
 from hetcache.method.replay import parse_decisions as parse_letters
 

@@ -18,8 +18,9 @@ from hetcache.core.store import FeatureStore
 from hetcache.core.time_curve import Powers, TimeCurve, forecast_weights
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule, Step
+from hetcache.method.config import HetCacheConfig
 from hetcache.method.forecast import Anchors, History, anchor_bytes
-from hetcache.method.hetcache import ANCHORS, CompactTokens, HetCacheConfig, noise_shares, plan_hetcache
+from hetcache.method.hetcache import ANCHORS, CompactTokens, noise_shares, plan_hetcache
 from hetcache.method.selector import TokenSelector
 
 FORECAST_KV = {"context_kv": "forecast"}
