@@ -3,8 +3,8 @@
 r = mean|h - h_p| / mean|h_p|, h what the first F DiT blocks add to the tokens, h_p the same at the last computed step.
 Where r is below the threshold the blocks behind them are replaced by what they added then, up to the last B, which run
 again. On VACE cache-dit runs all VACE blocks at every step, because the first F blocks need their hints: the faithful
-default, `dit`. With the probe `vace`, VACE's first block alone runs, h is what it and its input projection add, and a
-hit skips both stacks. The residual spans the hints that lie in it, so that each counts once.
+default, `dit`. With the probe `vace`, VACE's first block alone runs, h is what it adds, and a hit skips both stacks. h
+ends before the hint behind the last probed block; the residual spans the hints that lie in it: each counts once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hetcache.core.mode import MakeManager, Mode, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.taylor import MAX_ORDER, TaylorSeries
-from hetcache.core.vocabulary import CacheManager, Compute, Decision, Hidden, Step, Walk
+from hetcache.core.vocabulary import BlockOps, CacheManager, Compute, Decision, Hidden, Step, Walk
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,9 @@ class BlockProbe(CacheManager):
         self._host_syncs = self._hits = self._run = 0
         self._change: float | None = None
         self._is_hit = False
+        self._probed = ("dit", 0)
+        self._x_in_BND: torch.Tensor | None = None
+        self._probe_BND: torch.Tensor | None = None
         self.store = FeatureStore()
         self._series = TaylorSeries(self.store, config.dbcache_order)
 
@@ -94,11 +97,17 @@ class BlockProbe(CacheManager):
 
     def run_stack(self, walk: Walk, step: Step, hidden: Hidden, decision: Decision) -> torch.Tensor:
         config, probes_vace = self._config, self._config.dbcache_probe == "vace"
-        x_in_BND = walk.x_BAD
         if probes_vace and not walk.num_vace_layers:
             raise ValueError("--dbcache-probe vace: this run has no VACE blocks; use --dbcache-probe dit")
         front = 0 if probes_vace else config.front(walk.num_layers)
-        probe_BND = (walk.vace_to(1) if probes_vace else walk.dit_to(front)) - x_in_BND
+        self._probed = ("vace", 0) if probes_vace else ("dit", front - 1)
+        self._x_in_BND = None if probes_vace else walk.x_BAD
+        if probes_vace:
+            walk.vace_to(1)
+        else:
+            walk.dit_to(front)
+        assert self._probe_BND is not None, "the probed block has run"
+        probe_BND, self._probe_BND = self._probe_BND, None
         start_BND, end = walk.x_BAD, walk.num_layers - config.dbcache_back
         if decision.compute is Compute.BLOCKS and self._matches(probe_BND):
             walk.jump(end, start_BND + self._series.at(RESIDUAL, step.index))
@@ -107,6 +116,13 @@ class BlockProbe(CacheManager):
         self.store.put(*PROBE, probe_BND)
         self._series.put(RESIDUAL, step.index, walk.dit_to(end) - start_BND)
         return walk.dit_to(walk.num_layers)
+
+    def run_block(self, ops: BlockOps, x_BND: torch.Tensor, decision: Decision) -> torch.Tensor:
+        y_BND = ops.full(x_BND)
+        if (ops.stack, ops.layer) == self._probed:
+            self._probe_BND = y_BND - (x_BND if self._x_in_BND is None else self._x_in_BND)
+            self._x_in_BND = None
+        return y_BND
 
     def outcome(self, decision: Decision) -> Decision:
         if self._change is None:
@@ -118,6 +134,7 @@ class BlockProbe(CacheManager):
 
     def release(self) -> None:
         self.store.clear()
+        self._x_in_BND = self._probe_BND = None
 
     @property
     def cache_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ class ToyWalk:
 
     num_layers, num_vace_layers = LAYERS, len(HINTED)
 
-    def __init__(self, x: float, drift: float) -> None:
+    def __init__(self, x: float, drift: float, manager: BlockProbe | None = None) -> None:
+        self.manager = manager
         self.x_BAD = torch.full((1, 1, 1), x, dtype=torch.float64)
         self.layer, self.drift = 0, drift
         self.ran: list[str] = []
@@ -30,18 +32,23 @@ class ToyWalk:
     def vace_to(self, layer):
         while self.vace < layer:
             self.ran.append(f"v{self.vace}")
+            self._run("vace", self.vace, torch.full((1, 1, 1), 100.0, dtype=torch.float64), 1 + self.drift)
             self.vace += 1
-        return torch.full((1, 1, 1), 100.0 + layer * (1 + self.drift), dtype=torch.float64)
 
     def dit_to(self, layer):
         while self.layer < layer:
             self.ran.append(f"d{self.layer}")
-            self.x_BAD = self.x_BAD + (self.layer + 1) * self.x_BAD / 10 + self.drift
+            added = (self.layer + 1) * self.x_BAD / 10 + self.drift
+            self.x_BAD = self._run("dit", self.layer, self.x_BAD, added)
             if self.layer in HINTED:
                 self.vace_to(3)
                 self.x_BAD = self.x_BAD + 1000.0 * (self.layer + 1)
             self.layer += 1
         return self.x_BAD
+
+    def _run(self, stack, layer, x_BAD, added):
+        ops = SimpleNamespace(stack=stack, layer=layer, full=lambda x: x + added)
+        return ops.full(x_BAD) if self.manager is None else self.manager.run_block(ops, x_BAD, None)
 
     def jump(self, layer, x_BAD):
         self.layer, self.x_BAD = layer, x_BAD
@@ -58,10 +65,10 @@ def oracle(config: DbCacheConfig, steps: list[tuple[float, float]]) -> list[tupl
     for index, (x, drift) in enumerate(steps):
         walk = ToyWalk(x, drift)
         front, end = config.dbcache_front or 1, LAYERS - config.dbcache_back
-        new = tokens(walk, front) - x
         start = tokens(walk, front)
+        new = start - (1000.0 * front if front - 1 in HINTED else 0.0) - x
         if config.dbcache_probe == "vace":
-            new, start = 100.0 + 1 + drift - x, x
+            new, start = 1 + drift, x
         limit = config.dbcache_max_run
         may = index >= config.dbcache_warmup and (limit is None or run < limit)
         hit = may and abs(new - probe) / abs(probe) < config.dbcache_thresh
@@ -77,7 +84,7 @@ def oracle(config: DbCacheConfig, steps: list[tuple[float, float]]) -> list[tupl
 
 
 CONFIGS = [
-    DbCacheConfig(0.1, dbcache_front=1, dbcache_warmup=2),
+    DbCacheConfig(0.5, dbcache_front=1, dbcache_warmup=2),
     DbCacheConfig(0.1, dbcache_front=2, dbcache_back=2, dbcache_warmup=1),
     DbCacheConfig(0.3, dbcache_front=3, dbcache_back=1, dbcache_warmup=2, dbcache_max_run=2),
     DbCacheConfig(0.3, dbcache_probe="vace", dbcache_warmup=2),
@@ -91,7 +98,7 @@ def test_it_decides_and_computes_as_the_oracle(config):
     steps = [(50 + x, 40 * drift) for x, drift in zip(rng.normal(size=24).cumsum(), rng.random(24), strict=True)]
     manager, empty, hits = BlockProbe(config), torch.zeros(1), 0
     for index, ((x, drift), (hit, expected)) in enumerate(zip(steps, oracle(config, steps), strict=True)):
-        walk, step = ToyWalk(x, drift), Step(index, 24, 0.0)
+        walk, step = ToyWalk(x, drift, manager), Step(index, 24, 0.0)
         h = Hidden(walk.x_BAD, empty, empty, empty, empty, Grid(1, 1, 1))
         decision = manager.decide(step, h)
         out = manager.run_stack(walk, step, h, decision).item()
