@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import Mode
+from hetcache.files import UserError
 
 GIB = 2**30
 
@@ -46,3 +49,18 @@ def fit_to_budget(
             "give it that much, or use fewer --frames or a smaller --height and --width"
         )
     return config, reasons
+
+
+def as_before(mode: Mode, config: Any, settings: Mapping[str, Any]) -> Any:
+    """The config, or what it can give up, that a record's `settings` are of: they may differ in nothing that a budget
+    changes. Raises UserError where none is."""
+    candidates = [config, *(smaller for _, smaller in mode.lighter(config))]
+    facts = [asdict(candidate) for candidate in candidates]
+    names = [name for name, value in facts[0].items() if any(other[name] != value for other in facts)]
+    for candidate, values in zip(candidates, facts, strict=True):
+        if all(name in settings and settings[name] == values[name] for name in names):
+            return candidate
+    raise UserError(
+        f"--resume: the finished windows have other settings of {', '.join(names)} than --mode {mode.name} would take "
+        "now: delete their folder to start over"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +24,12 @@ from hetcache.run.windows import edit_windows
 from hetcache.run.wish import Wish
 
 
-def ready(job: Job, context: RunContext, studio: Studio | None = None) -> tuple[Editor, Any]:
+def ready(
+    job: Job, context: RunContext, studio: Studio | None = None, kept: Mapping[str, Any] | None = None
+) -> tuple[Editor, Any]:
     """(loaded editor, this model's config that keeps to --cache-budget-gib and to what was asked of the plan). Says the
-    plan if it was asked for."""
-    editor = Editor(job, studio)
+    plan if it was asked for. `kept`: see `Editor`."""
+    editor = Editor(job, studio, kept)
     config = job.mode.settle(job.config, context)
     if job.wish is None:
         config = editor.within_budget(job.mode, config, context)
@@ -111,7 +114,7 @@ def edit_long(job: Job, context: RunContext, studio: Studio | None = None) -> di
 
     def begin() -> tuple[Editor, Any]:
         nonlocal load_s
-        editor, fitted = ready(job, context, studio)
+        editor, fitted = ready(job, context, studio, store.settings())
         load_s = editor.load_s
         return editor, fitted
 

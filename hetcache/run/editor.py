@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from hetcache.core.flops import ModelShape
 from hetcache.core.mode import Mode, RunContext
 from hetcache.core.options import EditSettings
+from hetcache.core.ranks import ranks_of
 from hetcache.core.session import now_ms
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
 from hetcache.models.backend import EditResult, LoadOptions, Pipeline, backend, must_tile
-from hetcache.modes.budget import GIB, fit_to_budget
+from hetcache.modes.budget import GIB, as_before, fit_to_budget
 from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
 from hetcache.run.studio import Studio
@@ -38,12 +39,14 @@ class OutOfMemoryError(UserError):
 class Editor:
     """Loads the job's pipeline at once, if `studio` does not hold it, and settles `--vae-tiling auto` for all its
     edits. When CUDA runs out of memory, it goes on once with the VAE in tiles and the weights offloaded, and keeps
-    these; `notes` says so, for the record, and `planned` what an exact plan promises. Raises ValueError for weights
-    that cannot be loaded, OutOfMemoryError for a GPU that is too small even so.
+    these; `notes` says so, for the record, and `planned` what an exact plan promises. `kept`: the settings of
+    the windows that were finished before, with which a resumed run goes on. Raises ValueError for weights that cannot
+    be loaded, OutOfMemoryError for a GPU that is too small even so.
     """
 
-    def __init__(self, job: Job, studio: Studio | None = None) -> None:
+    def __init__(self, job: Job, studio: Studio | None = None, kept: Mapping[str, Any] | None = None) -> None:
         self._job = job
+        self._kept = kept
         self._studio = studio or Studio()
         self._vram = job.vram
         self._tiled = job.settings.vae_tiling == "on"
@@ -78,19 +81,28 @@ class Editor:
 
     def within_budget(self, mode: Mode, config: Any, context: RunContext) -> Any:
         """The config that keeps to `--cache-budget-gib`; without one, on a GPU, a mode that can do with less keeps to
-        half of what is free. What it gave up is in `notes`. Raises ValueError."""
+        half of what is free, with several processes where that is least, so that all take the same; windows that were
+        finished before have settled it. What it gave up is in `notes`. Raises ValueError."""
         job = self._job
-        budget_gib = job.settings.cache_budget_gib
+        budget_gib, kept = job.settings.cache_budget_gib, None
         if budget_gib is None:
             if not job.device.startswith("cuda") or not mode.lighter(config):
                 return config
-            budget_gib = CACHED_SHARE * torch.cuda.mem_get_info(job.device)[0] / GIB
+            ranks = ranks_of(job.settings.parallel, job.settings.parallel_timeout)
+            budget_gib = CACHED_SHARE * min(ranks.gather(torch.cuda.mem_get_info(job.device)[0])) / GIB
+            kept = self._kept
+            config = config if kept is None else as_before(mode, config, kept)
         num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
         _, shape = self.schedule
         num_tokens = context.num_tokens
-        config, reasons = fit_to_budget(mode, config, budget_gib, shape, num_tokens, job.dtype.itemsize, num_branches)
+        fitted, reasons = fit_to_budget(mode, config, budget_gib, shape, num_tokens, job.dtype.itemsize, num_branches)
+        if kept is not None and fitted != config:
+            raise UserError(
+                "--resume: the cache that the finished windows were made with is more than half of the GPU's free "
+                f"memory now, {budget_gib:.4g} GiB: free memory there, or delete the finished windows to start over"
+            )
         self.notes += reasons
-        return config
+        return fitted
 
     def doubt(self, mode: Mode, config: Any, context: RunContext) -> None:
         """Note where the model's calibration was measured under other conditions than the run's."""

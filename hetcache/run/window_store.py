@@ -100,6 +100,12 @@ class WindowStore:
             raise VideoError(f"{self._facts(index)}: damaged; delete it and go on with --resume")
         return facts
 
+    def settings(self) -> dict[str, Any] | None:
+        """The settings of the first finished window that was computed, None where none was. Raises VideoError."""
+        found = (self.facts(index) for index in range(self.finished()))
+        settings: dict[str, Any] | None = next((facts["settings"] for facts in found if "skipped" not in facts), None)
+        return settings
+
     def remove(self) -> None:
         """Delete the windows, what a killed process left of one, and the folder unless something else is in it."""
         with suppress(OSError):

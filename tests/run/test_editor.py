@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from diffsynth_patches import loader
 from hetcache.core.flops import ModelShape
 from hetcache.core.options import EditSettings, VramOptions
 from hetcache.modes import MODES
+from hetcache.run import editor as editor_module
 from hetcache.run.editor import Editor, OutOfMemoryError
 
 SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)
@@ -100,6 +101,44 @@ def test_without_a_budget_a_cache_keeps_to_half_of_a_gpus_free_memory(monkeypatc
         assert given.max_partial_run == 0 and given.forecast == 1 and "keys and values" in editor.notes[0]
     pab = MODES["pab"]
     assert editor.within_budget(pab, pab.config(), context) == pab.config()
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, free_gib: float, kept: Any = None, **settings: Any) -> Editor:
+    """An editor of a model whose keys and values need more than 0.05 GiB, beside which so much is free."""
+    edit(monkeypatch, 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gib * 2**30), 80 * 2**30))
+    asked = job()
+    asked.settings = replace(SETTINGS, **settings)
+    editor = Editor(asked, kept=kept)
+    editor.__dict__["schedule"] = (None, ModelShape(64, 256, 4, 2, 16))
+    return editor
+
+
+MODE, CONTEXT = MODES["hetcache"], SimpleNamespace(num_tokens=50_000)
+ASKED = MODE.config(context_kv="forecast", forecast=1)
+
+
+def test_processes_keep_to_the_least_free_memory_of_all(monkeypatch):
+    least = SimpleNamespace(gather=lambda free: [free, int(0.1 * 2**30)])
+    monkeypatch.setattr(editor_module, "ranks_of", lambda kind, timeout_s: least)
+    given = on_a_gpu(monkeypatch, 2.0).within_budget(MODE, ASKED, CONTEXT)
+    assert given == on_a_gpu(monkeypatch, 0.1).within_budget(MODE, ASKED, CONTEXT) != ASKED
+
+
+def test_a_resumed_run_goes_on_with_the_settings_of_its_finished_windows(monkeypatch):
+    smaller = on_a_gpu(monkeypatch, 0.1).within_budget(MODE, ASKED, CONTEXT)
+    for kept in (ASKED, smaller):
+        resumed = on_a_gpu(monkeypatch, 2.0, asdict(kept))
+        assert resumed.within_budget(MODE, ASKED, CONTEXT) == kept and not resumed.notes
+    with pytest.raises(
+        ValueError, match="^--resume: the cache that the finished windows .* 0.05 GiB: free memory there"
+    ):
+        on_a_gpu(monkeypatch, 0.1, asdict(ASKED)).within_budget(MODE, ASKED, CONTEXT)
+    with pytest.raises(ValueError, match="^--resume: the finished windows have other settings of .*context_kv"):
+        on_a_gpu(monkeypatch, 2.0, {}).within_budget(MODE, ASKED, CONTEXT)
+    # A budget that was asked for is the same at every start.
+    asked_for = on_a_gpu(monkeypatch, 2.0, asdict(ASKED), cache_budget_gib=0.05)
+    assert asked_for.within_budget(MODE, ASKED, CONTEXT) == smaller
 
 
 def test_weights_that_move_are_not_compiled_and_the_note_says_so(monkeypatch):

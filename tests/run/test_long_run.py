@@ -20,7 +20,9 @@ from hetcache.media.read import probe, read_frames
 from hetcache.media.source import Source
 from hetcache.media.windows import Window, plan_windows
 from hetcache.metrics.joins import JoinMeter
+from hetcache.run import edit
 from hetcache.run import windows as long_run
+from hetcache.run.editor import Editor
 from hetcache.run.long_clip import WindowReader, finished_frames
 from hetcache.run.window_store import WindowStore
 
@@ -54,6 +56,21 @@ def stopping_at(call: int, error: BaseException) -> Any:
         return real(*args)
 
     return edit_window
+
+
+def test_a_resumed_run_knows_the_settings_of_its_finished_windows(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[Any] = []
+
+    def editor(job: Any, studio: Any, kept: Any) -> Editor:
+        known.append(kept)
+        return Editor(job, studio, kept)
+
+    monkeypatch.setattr(edit, "Editor", editor)
+    facts = json.loads((interrupted / "out_windows" / ONE[0]).read_text())
+    assert run(interrupted, "--resume") == 0
+    assert known == [facts["settings"]]
 
 
 def test_the_output_is_like_the_source_and_the_windows_are_gone(folder: Path, edits: list[int]) -> None:
