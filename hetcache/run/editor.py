@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +25,8 @@ from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
 from hetcache.run.studio import Studio
 from hetcache.run.turns import Turns, Wait
+
+T = TypeVar("T")
 
 KEPT_FREE = 0.8
 CACHED_SHARE = 0.5
@@ -115,17 +118,29 @@ class Editor:
         self, clip: Clip, mode: Mode, config: Any, context: RunContext, settings: EditSettings, label: str
     ) -> EditResult:
         """Raises OutOfMemoryError when the GPU is too small even so."""
+        return self.within_memory(lambda: self._edit(clip, mode, config, context, settings, label))
+
+    def within_memory(self, edit: Callable[[], T]) -> T:
+        """What `edit` gives, which runs `pipeline` with `settled` settings and begins anew when it is called again:
+        once, with more room, after CUDA ran out of memory. Raises OutOfMemoryError when that is too little."""
         try:
-            return self._edit(clip, mode, config, context, settings, label)
+            with self._told():
+                return edit()
         except torch.cuda.OutOfMemoryError:
             if self._has_retried:
                 raise OutOfMemoryError(self._remedy()) from None
             self._has_retried = True
         self._make_room()
         try:
-            return self._edit(clip, mode, config, context, settings, label)
+            with self._told():
+                return edit()
         except torch.cuda.OutOfMemoryError:
             raise OutOfMemoryError(self._remedy()) from None
+
+    def settled(self, settings: EditSettings) -> EditSettings:
+        """The settings with the tiling that was settled; weights that move are not compiled."""
+        is_compiled = settings.compile and self._vram.limit_gib is None
+        return replace(settings, vae_tiling="on" if self._tiled else "off", compile=is_compiled)
 
     def edit_in_turns(
         self, clip: Clip, runs: Sequence[tuple[Mode, Any]], context: RunContext, settings: EditSettings
@@ -168,14 +183,16 @@ class Editor:
         label: str,
         pipeline: Pipeline | None = None,
     ) -> EditResult:
-        settings = replace(settings, vae_tiling="on" if self._tiled else "off")
-        if self._vram.limit_gib is not None:
-            settings = replace(settings, compile=False)
+        with self._told(), StepBar(settings.num_steps, label) as bar:
+            return (pipeline or self.pipeline).edit(
+                clip, mode.build(config, context), self.settled(settings), self._studio.observer(bar.observe)
+            )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn a CPU's full memory into an OutOfMemoryError."""
         try:
-            with StepBar(settings.num_steps, label) as bar:
-                return (pipeline or self.pipeline).edit(
-                    clip, mode.build(config, context), settings, self._studio.observer(bar.observe)
-                )
+            yield
         except RuntimeError as error:
             # What torch raises when a CPU's memory is full has no class of its own.
             if "DefaultCPUAllocator" not in str(error):

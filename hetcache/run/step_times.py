@@ -90,22 +90,26 @@ def timed_kinds(num_budgets: int) -> list[Kind]:
 def time_steps(
     job: Job, editor: Editor, config: HetCacheConfig, context: RunContext, budgets: Sequence[float]
 ) -> StepTimes:
-    """Run a few steps of each kind on the job's clip, and stop there."""
+    """Run a few steps of each kind on the job's clip, and stop there. Raises OutOfMemoryError as an edit does."""
     kinds = timed_kinds(len(budgets))
     ratio = {kind: budgets[kind.budget] if kind.compute is Compute.PARTIAL else None for kind in kinds}
     words = decision_words([Decision(kind.compute, "", context_ratio=ratio[kind]) for kind in kinds])
     settings = replace(job.settings, num_steps=len(kinds))
-    watch = Stopwatch(len(kinds))
+    chosen = replace(config, decisions=words)
     start_ms = now_ms()
-    managers = job.mode.build(replace(config, decisions=words), context)
 
-    def make(branch: Branch, schedule: Schedule) -> CacheManager:
-        watch.start()
-        return managers(branch, schedule)
+    def timed() -> list[float]:
+        watch, managers = Stopwatch(len(kinds)), job.mode.build(chosen, context)
 
-    with suppress(_TimedError):
-        editor.pipeline.edit(job.clip, make, settings, watch)
-    return times_from(kinds, watch.step_s, (now_ms() - start_ms) / 1e3)
+        def make(branch: Branch, schedule: Schedule) -> CacheManager:
+            watch.start()
+            return managers(branch, schedule)
+
+        with suppress(_TimedError):
+            editor.pipeline.edit(job.clip, make, editor.settled(settings), watch)
+        return watch.step_s
+
+    return times_from(kinds, editor.within_memory(timed), (now_ms() - start_ms) / 1e3)
 
 
 def times_from(kinds: Sequence[Kind], step_s: Sequence[float], spent_s: float) -> StepTimes:

@@ -13,9 +13,11 @@ from diffsynth_patches import backend as editing
 from diffsynth_patches import loader
 from hetcache.core.flops import ModelShape
 from hetcache.core.options import EditSettings, VramOptions
+from hetcache.core.vocabulary import Branch, Step
 from hetcache.modes import MODES
 from hetcache.run import editor as editor_module
 from hetcache.run.editor import Editor, OutOfMemoryError
+from hetcache.run.step_times import time_steps
 
 SETTINGS = EditSettings("a lawn", "", 2, 2.0, 5.0, 0)
 
@@ -65,6 +67,27 @@ def edit(monkeypatch, failures: int, vram: VramOptions | None = None) -> tuple[M
     mode = MODES["baseline"]
     context: Any = None
     return machine, chosen, lambda: chosen.edit(asked.clip, mode, mode.config(), context, SETTINGS, "baseline")
+
+
+def test_timed_steps_are_tried_once_more_too(monkeypatch):
+    """Anew: what the first try has timed does not count."""
+    tilings = []
+
+    def run_edit(pipe, info, clip, make_manager, settings, observer):
+        tilings.append(settings.vae_tiling)
+        make_manager(Branch.COND, SimpleNamespace())
+        for index in range(settings.num_steps):
+            if len(tilings) == 1 and index == 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            observer(Step(index, settings.num_steps, 0.0), [])
+
+    machine, editor, _ = edit(monkeypatch, 0)
+    monkeypatch.setattr(editing, "run_edit", run_edit)
+    asked = editor._job
+    asked.mode = SimpleNamespace(build=lambda config, context: lambda branch, schedule: None)
+    times = time_steps(asked, editor, MODES["hetcache"].config(), SimpleNamespace(), (0.5,))
+    assert tilings == ["off", "on"] and len(machine.loads) == 2 and len(times.partial_s) == 1
+    assert "--vae-tiling on --vram-limit 8.0" in editor.notes[0]
 
 
 def test_enough_memory_changes_nothing(monkeypatch):
