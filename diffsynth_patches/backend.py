@@ -85,6 +85,9 @@ class DiffSynth:
     def patched(self, pipe: Any, session: CacheSession) -> AbstractContextManager[Any]:
         return apply.patched(pipe, session)
 
+    def num_experts(self, pipe: Any) -> int:
+        return 1
+
     def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
         return CalibrationNeed(model_id or "wan2.1-vace-1.3b", asked=model_id or "wan2.1-vace-1.3b")
 

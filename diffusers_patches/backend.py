@@ -107,6 +107,9 @@ class Diffusers:
     def patched(self, pipe: Any, session: CacheSession) -> AbstractContextManager[Any]:
         return apply.patched(pipe, session)
 
+    def num_experts(self, pipe: Any) -> int:
+        return 2 if loader.has_two_experts(pipe) else 1
+
     def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
         sampler = type(pipe.scheduler).__name__
         is_vace = any(kind.__name__ == "WanVACEPipeline" for kind in type(pipe).__mro__)

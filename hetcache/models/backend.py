@@ -109,6 +109,11 @@ class Backend(Protocol):
         """Run a pipeline object of the library itself under `session` inside the context; everything is put back."""
         ...
 
+    def num_experts(self, pipe: Any) -> int:
+        """How many models a pipeline object of the library changes between in its loop: each has a schedule of its own,
+        at whose first step nothing is cached."""
+        ...
+
     def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
         """Which calibration a pipeline object of the library needs: of `model_id`, or of the model that it is."""
         ...

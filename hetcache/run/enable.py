@@ -102,6 +102,11 @@ def enable_cache(
             f"{', '.join(needing)} need one"
         )
     library = backend_of(pipe)
+    if getattr(config, "decisions", None) is not None and library.num_experts(pipe) > 1:
+        raise UserError(
+            "decisions: this pipeline has two experts, each begins with steps of its own and one plan says nothing of "
+            "where the second takes over: leave decisions out"
+        )
     mask_THW = None if mask is None else torch.as_tensor(np.asarray(mask)).to(pipe.device)
     need = library.calibration(pipe, model_id)
     context = RunContext.of(mask_THW, lambda: need.load(calibration), chosen.margin_width(config))

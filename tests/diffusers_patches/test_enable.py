@@ -72,6 +72,13 @@ def test_a_run_without_a_mask_says_which_modes_need_one(pipe):
     assert "forward" not in vars(pipe.transformer)
 
 
+def test_a_plan_for_two_experts_is_refused_before_the_run():
+    pipe = build(experts=2)
+    with pytest.raises(ValueError, match="^decisions: this pipeline has two experts, .*: leave decisions out$"):
+        enable_cache(pipe, "hetcache", mask_THW(), decisions="F,Px2,Rx3")
+    assert "forward" not in vars(pipe.transformer)
+
+
 def test_a_mask_of_another_size_is_refused_at_the_first_step(pipe):
     with (
         enable_cache(pipe, "hetcache", mask_THW()[:5], signal="output"),

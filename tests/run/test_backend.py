@@ -76,6 +76,9 @@ class ToyBackend:
         yield
         pipe.session = None
 
+    def num_experts(self, pipe: Any) -> int:
+        return 1
+
     def calibration(self, pipe: Any, model_id: str | None = None) -> CalibrationNeed:
         return CalibrationNeed(model_id or "toy")
 
