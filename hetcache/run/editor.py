@@ -155,7 +155,9 @@ class Editor:
             def play(wait: Wait) -> EditResult:
                 pipeline, (mode, config) = self.pipeline.taking_turns(wait), runs[number]
                 assert pipeline is not None
-                return self._edit(clip, mode, config, context, settings, mode.name, pipeline)
+                # Two bars would write over each other, and both runs are at the same step.
+                label = f"{mode.name} and {runs[1][0].name}" if number == 0 else ""
+                return self._edit(clip, mode, config, context, settings, label, pipeline)
 
             return play
 

@@ -12,13 +12,14 @@ from hetcache.core.vocabulary import Compute, Step
 
 
 class StepBar:
-    """Context manager around one run; pass `observe` as the session's observer."""
+    """Context manager around one run; pass `observe` as the session's observer. Without a label it shows nothing."""
 
     def __init__(self, num_steps: int, label: str) -> None:
         self._bar = tqdm(
             total=num_steps,
             desc=label,
             unit="step",
+            disable=not label,
             file=sys.stderr,
             dynamic_ncols=True,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}] {postfix}",

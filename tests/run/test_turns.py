@@ -180,6 +180,18 @@ def test_edits_in_turn_are_those_one_after_the_other(job: Any, mode: str) -> Non
     assert (pipe.model_fn, pipe.unit_runner, pipe.scheduler) == before
 
 
+def test_two_runs_in_turn_have_one_bar(job: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    editor, baseline = Editor(job), MODES["baseline"]
+    runs = [(MODES["easycache"], MODES["easycache"].config()), (baseline, baseline.config())]
+    editor.edit_in_turns(job.clip, runs, context_of(job, "baseline", baseline.config()), SETTINGS)
+    bars = {
+        line.split(":")[0]
+        for line in capsys.readouterr().err.replace("\r", "\n").split("\n")
+        if "step" in line or "%|" in line
+    }
+    assert bars == {"easycache and baseline"}
+
+
 def test_an_error_in_mid_run_leaves_the_pipeline_as_it_was(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     editor, baseline = Editor(job), MODES["baseline"]
     pipe, context = editor.pipeline.pipe, context_of(job, "baseline", baseline.config())  # type: ignore[attr-defined]
