@@ -132,7 +132,8 @@ class Mode:
     with less: `lighter(config)` lists (what is given up, the config without it), the mildest first.
     `margin_width(config)` is the width of the margin class in tokens, None for the grid's default; `needs_mask` says
     that nothing can be decided without those classes, but for configs that are `maskless`; `vace_on_reuse(config)` that
-    the VACE blocks run on reused steps too.
+    the VACE blocks run on reused steps too. `batches` is False where each branch chooses tokens of its own, which one
+    batch of both (`--cfg-batch`) cannot compute.
 
     `settle(config, context)` puts the values published for this model where the config leaves them open;
     `calibrated(config)`, of a settled one, names the parts of the calibration that the plan is made from
@@ -155,6 +156,7 @@ class Mode:
     needs_mask: bool = False
     maskless: Callable[[Any], bool] = lambda config: False
     vace_on_reuse: Callable[[Any], bool] = lambda config: False
+    batches: bool = True
     settle: Settle = lambda config, context: config
     calibrated: Callable[[Any], tuple[str, ...]] = lambda config: ()
     outside: Callable[[Any], str] = lambda config: ""

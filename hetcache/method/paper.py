@@ -94,5 +94,6 @@ MODE = replace(
     plan=plan,
     cache=cache,
     margin_width=margin,
+    batches=False,
     calibrated=lambda config: ("e0",) if config.signal == "timestep" and config.decisions is None else (),
 )

@@ -113,6 +113,11 @@ def find_setting(
 def check_cfg_batch(mode: Mode, config: Any, context: RunContext, schedule: Schedule) -> None:
     """Raises ValueError unless the mode decides before the run and alike in both branches: `--cfg-batch` decides
     once for both."""
+    if not mode.batches:
+        raise ValueError(
+            f"--cfg-batch: in --mode {mode.name} each branch chooses tokens of its own, which one batch cannot compute; "
+            "leave the flag out"
+        )
     if mode.plan is None:
         raise ValueError(
             f"--cfg-batch: --mode {mode.name} decides from the content of each branch; leave the flag out or choose "

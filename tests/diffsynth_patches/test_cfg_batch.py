@@ -16,7 +16,7 @@ from hetcache.modes import MODES
 from hetcache.modes.planning import check_cfg_batch
 
 NUM_STEPS = 12
-BATCHABLE = [name for name, mode in MODES.items() if mode.plan is not None]
+BATCHABLE = [name for name, mode in MODES.items() if mode.plan is not None and mode.batches]
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +121,16 @@ def test_modes_with_a_plan_are_accepted(recording, name):
     check_cfg_batch(mode, mode.config(**mode.defaults), context(recording), schedule_of(recording))
 
 
-@pytest.mark.parametrize("name", [name for name in MODES if name not in BATCHABLE])
+@pytest.mark.parametrize("name", [name for name, mode in MODES.items() if mode.plan is None])
 def test_content_aware_modes_are_refused(recording, name):
     mode = MODES[name]
     with pytest.raises(ValueError, match=f"--cfg-batch: --mode {name} decides from the content"):
+        check_cfg_batch(mode, mode.config(), context(recording), schedule_of(recording))
+
+
+def test_branches_with_tokens_of_their_own_are_refused(recording):
+    mode = MODES["hetcache_paper"]
+    with pytest.raises(ValueError, match="--cfg-batch: in --mode hetcache_paper each branch chooses tokens of its own"):
         check_cfg_batch(mode, mode.config(), context(recording), schedule_of(recording))
 
 
