@@ -13,7 +13,14 @@ from hetcache.core.vocabulary import CacheManager, Compute, Decision
 FRAMES, HEIGHT, WIDTH, TEXT_LEN, TEXT_DIM = 9, 64, 96, 7, 16
 SIZE = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "text_dim": TEXT_DIM, "freq_dim": 32}
 
-ALL_TOKENS = {"cache_thresh": 1e-6, "refresh_band": 1e9, "margin_ratio": 1.0, "context_ratio": 1.0}
+ALL_TOKENS = {
+    "cache_thresh": 1e-6,
+    "decision_rule": "dual",
+    "refresh_band": 1e9,
+    "last_full": True,
+    "margin_ratio": 1.0,
+    "context_ratio": 1.0,
+}
 """HetCache settings whose partial steps compute every token."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from baseline_runs import baseline
-from diffusers_runs import build, built, cached, call
+from diffusers_runs import ALL_TOKENS, build, built, cached, call
 from replay import SKIPPING
 
 from hetcache.core.vocabulary import Branch, Compute
@@ -73,8 +73,7 @@ def test_two_experts_are_two_stages(kind):
     assert [r.step_index for r in session.trace.of(Branch.UNCOND)] == list(range(NUM_STEPS))
     assert torch.isfinite(latents).all()
     if kind == "vace":
-        settings = {"cache_thresh": 1e-6, "refresh_band": 1e9, "margin_ratio": 1.0, "context_ratio": 1.0}
-        latents, session = cached(pipe, built("hetcache", **settings), steps=NUM_STEPS)
+        latents, session = cached(pipe, built("hetcache", **ALL_TOKENS), steps=NUM_STEPS)
         decisions = session.trace.decisions(Branch.COND)
         assert decisions == "F" + "P" * (high - 2) + "FF" + "P" * (low - 2) + "F"
         assert torch.equal(latents, call(pipe, steps=NUM_STEPS))
