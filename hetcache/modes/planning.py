@@ -115,8 +115,8 @@ def check_cfg_batch(mode: Mode, config: Any, context: RunContext, schedule: Sche
     once for both."""
     if not mode.batches:
         raise ValueError(
-            f"--cfg-batch: in --mode {mode.name} each branch chooses tokens of its own, which one batch cannot compute; "
-            "leave the flag out"
+            f"--cfg-batch: in --mode {mode.name} each branch chooses tokens of its own, which one batch cannot "
+            "compute; leave the flag out"
         )
     if mode.plan is None:
         raise ValueError(
