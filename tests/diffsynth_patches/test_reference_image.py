@@ -24,6 +24,9 @@ IMAGES = [
     Image.new("RGB", (SHAPE["width"], SHAPE["height"]), (20, 230, 60)),
 ]
 
+DUAL = {"cache_thresh": 1e-6, "decision_rule": "dual", "refresh_band": 1e9, "last_full": True}
+"""All steps between the first and the last are partial."""
+
 
 @pytest.fixture
 def with_reference(call_kwargs):
@@ -55,7 +58,7 @@ def test_a_mask_of_more_frames_is_refused_at_the_first_step(pipe, call_kwargs):
 def test_enable_cache_computes_the_reference_and_what_the_mask_touches(pipe, call_kwargs, mask_THW, images):
     """A partial step's rows are the reference's, all of them, and the mask's, behind them."""
     kwargs = {**call_kwargs, "vace_reference_image": IMAGES[0] if images == 1 else IMAGES}
-    settings = {"cache_thresh": 1e-6, "refresh_band": 1e9, "margin_ratio": 0.0, "context_ratio": 0.0}
+    settings = {**DUAL, "margin_ratio": 0.0, "context_ratio": 0.0}
     with enable_cache(pipe, "hetcache", mask_THW, model_id="tiny", **settings) as session:
         pipe(**{**kwargs, "progress_bar_cmd": session.steps})
     assert session.trace.decisions(Branch.COND) == "FPPPPF"
@@ -67,7 +70,7 @@ def test_enable_cache_computes_the_reference_and_what_the_mask_touches(pipe, cal
 
 def test_partial_steps_of_all_tokens_equal_full_ones_behind_a_reference(pipe, with_reference, mask_THW):
     mode = MODES["hetcache"]
-    config = mode.config(cache_thresh=1e-6, refresh_band=1e9, margin_ratio=1.0, context_ratio=1.0)
+    config = mode.config(**DUAL, margin_ratio=1.0, context_ratio=1.0)
     toy = Calibration("toy", "", {"e": Rescale((1.0, 0.0)), "e0": Rescale((1.0, 0.0))})
     session = CacheSession(mode.build(config, RunContext.of(torch.from_numpy(mask_THW), lambda: toy)))
     with patched(pipe, session):
