@@ -5,6 +5,8 @@ With random weights no signal means anything, but the cost of a decision sequenc
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hetcache.core.drift import LevelRule, decision_string, plan_levels
 from hetcache.core.lead import Planned
 from hetcache.core.mode import ManagerFactory
@@ -37,5 +39,8 @@ def replayed(config: HetCacheConfig, selector: TokenSelector, letters: str) -> M
 
 
 def steady_decisions(rule: LevelRule, num_steps: int) -> str:
-    """The decisions of a rule under a steady change of 0.4 delta a step, to be replayed where weights are random."""
+    """The decisions of a rule under a steady change of 0.4 delta a step, to be replayed where weights are random. Rule
+    `forecast` counts as `dual` with a full last step: it looks at the noise, and steady changes have none."""
+    if rule.rule == "forecast":
+        rule = replace(rule, rule="dual", force_last=True)
     return decision_string(plan_levels([STEADY_CHANGE * rule.delta] * num_steps, rule))
