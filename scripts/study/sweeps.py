@@ -13,6 +13,9 @@ from hetcache.benchmark.methods import Method, parse_method
 from hetcache.core.mode import Mode
 from hetcache.modes import MODES
 
+DUAL = "decision_rule=dual,max_partial_run=8,last_full=on,sigma_weight=0"
+"""HetCache's rule before it looked at what is left to do."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -69,15 +72,16 @@ SWEEPS = (
         "dbcache_probe=vace,dbcache_warmup=4,",
         "with VACE's first block for a probe, which saves more than the published probe can",
     ),
+    dial("hetcache", "hetcache", "cache_thresh", (0.0006, 0.002, 0.01, 0.03, 0.08, 0.2, 0.6), note="its defaults"),
     dial(
-        *("hetcache", "hetcache", "cache_thresh", (0.0088, 0.017, 0.04, 0.085, 0.19, 0.3, 0.6)),
-        "context_kv=forecast,forecast=1,",
-        "first-order forecast of what is not computed, keys and values included",
+        *("hetcache_dual", "hetcache", "cache_thresh", (0.0088, 0.017, 0.04, 0.085, 0.19, 0.3, 0.6)),
+        f"{DUAL},context_kv=forecast,forecast=1,",
+        "first-order forecast of what is not computed, keys and values included, on the rule before the default one",
     ),
     dial(
         *("hetcache_sampled", "hetcache", "cache_thresh", (0.0072, 0.0165, 0.035, 0.075, 0.17, 0.3)),
-        "context_kv=sampled,forecast=0,",
-        "no forecast, and no keys but those of computed tokens: the README's figures until this study",
+        f"{DUAL},context_kv=sampled,forecast=0,",
+        "no forecast, and no keys but those of computed tokens: HetCache before it forecast",
     ),
     dial("hetcache_paper", "hetcache_paper", "cache_thresh", (0.0165, 0.028, 0.05, 0.085, 0.17, 0.3)),
 )
