@@ -24,7 +24,7 @@ class HetCacheConfig:
         "delta: reuse a step iff the change accumulated since the last computed step is below it; higher skips more",
     )
     forecast: int = setting(
-        2,
+        1,
         "order of the forecast of what a step does not compute: 0 repeats the last value, 1 goes on along the last "
         "change of each token, 2 along its last two",
         choices=tuple(range(MAX_ORDER + 1)),
@@ -45,10 +45,10 @@ class HetCacheConfig:
         True, "prefer context tokens that generative tokens attend to (last layer, softmax over all keys)"
     )
     decision_rule: str = setting(
-        "forecast",
+        "dual",
         "full against partial: 'dual' by the change since the last full step, 'forecast' by the same in view of the "
         "noise that is left (with --signal output as 'dual'), 'paper' by the change since the last computed one",
-        choices=("forecast", "dual", "paper"),
+        choices=("dual", "forecast", "paper"),
     )
     refresh: float = setting(
         0.096,
@@ -56,9 +56,9 @@ class HetCacheConfig:
     )
     band: float = setting(1.5, "rule 'paper': a computed step is partial iff d < band * delta")
     refresh_band: float = setting(6.0, "rule 'dual': a computed step is partial iff D < refresh_band * delta")
-    max_partial_run: int = setting(50, "a full step is forced after this many partial ones")
+    max_partial_run: int = setting(8, "a full step is forced after this many partial ones")
     warm_up: int = setting(1, "computed steps, from the first, that are full")
-    last_full: bool = setting(False, "compute the last step in full; else in part, where the rule says so")
+    last_full: bool = setting(True, "compute the last step in full; else in part, where the rule says so")
     sigma_weight: float = setting(
         0.75,
         "rule 'forecast': a step's change counts for d times its share of the noise, N (sigma_t - sigma_t+1), to this "

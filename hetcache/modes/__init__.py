@@ -59,7 +59,7 @@ MODES: dict[str, Mode] = {
         preset("pab_5_9", pab.MODE, pab_self_range=5, pab_cross_range=9),
         preset("adacache_slow", adacache.MODE, adacache_codebook="slow"),
         preset("fastcache_computed", fastcache.MODE, fastcache_reference="computed", fastcache_estimate="residual"),
-        preset("hetcache_slow", hetcache.MODE, cache_thresh=0.02),
-        preset("hetcache_fast", hetcache.MODE, cache_thresh=0.1126),
+        preset("hetcache_slow", hetcache.MODE, cache_thresh=0.03),
+        preset("hetcache_fast", hetcache.MODE, cache_thresh=0.08),
     )
 }

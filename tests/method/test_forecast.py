@@ -247,7 +247,9 @@ def test_a_steps_change_counts_by_its_share_of_the_noise():
     assert noise_shares(schedule.timesteps) == pytest.approx([0.4, 0.8, 1.2, 1.6])
     changes = []
     for weight in (0.0, 0.5, 1.0):
-        config = HetCacheConfig(cache_thresh=9.0, refresh=9.0, sigma_weight=weight)
+        config = HetCacheConfig(
+            cache_thresh=9.0, decision_rule="forecast", last_full=False, refresh=9.0, sigma_weight=weight
+        )
         changes.append([decision.signal for decision in plan_hetcache(schedule, config, IDENTITY)[1:]])
     assert changes[0] == pytest.approx([0.1, 0.2, 0.3])
     assert changes[1] == pytest.approx(list(np.cumsum([0.1 * share**0.5 for share in (0.8, 1.2, 1.6)])))

@@ -320,7 +320,7 @@ def expected_cache_bytes(
     name: str, branch: Branch, tokens: int, latents: int, blocks: int, anchors: int = 0
 ) -> int | None:
     """docs/methods.md's formulas for the branch; None for modes that they do not bound exactly. `anchors` are the last
-    three steps of each token."""
+    two steps of each token."""
     lead = branch is Branch.COND
     return {
         "baseline": 0,
@@ -336,8 +336,8 @@ def expected_cache_bytes(
         "pab": 2 * blocks * tokens,
         "pab_teacache": 2 * blocks * tokens + tokens,
         "fastcache": 2 * blocks * tokens,
-        "hetcache": (3 + 4 * blocks) * tokens + anchors,
-        "hetcache_teacache": (4 + 4 * blocks) * tokens + anchors,
+        "hetcache": (2 + 4 * blocks) * tokens + anchors,
+        "hetcache_teacache": (3 + 4 * blocks) * tokens + anchors,
     }.get(name)
 
 
@@ -356,6 +356,6 @@ def test_cache_bytes_equal_the_documented_formulas(recording, name):
     replay(recording, keep)
     dim, latents = recording.pipe.dit.dim, recording.calls[Branch.COND, 0]["latents"]
     tokens = recording.classes.num_tokens * dim * latents.element_size()
-    anchors = 3 * recording.classes.num_tokens * 4
+    anchors = 2 * recording.classes.num_tokens * 4
     for branch, manager in managers.items():
         assert manager.cache_bytes == expected_cache_bytes(name, branch, tokens, latents.nbytes, 6, anchors), branch
