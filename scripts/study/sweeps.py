@@ -14,6 +14,7 @@ from hetcache.core.mode import Mode
 from hetcache.modes import MODES
 
 DUAL = "decision_rule=dual,max_partial_run=8,last_full=on,sigma_weight=0"
+NOISE = "decision_rule=forecast,max_partial_run=50,last_full=off,sigma_weight=0.75"
 """HetCache's rule before it looked at what is left to do."""
 
 
@@ -72,11 +73,15 @@ SWEEPS = (
         "dbcache_probe=vace,dbcache_warmup=4,",
         "with VACE's first block for a probe, which saves more than the published probe can",
     ),
-    dial("hetcache", "hetcache", "cache_thresh", (0.0006, 0.002, 0.01, 0.03, 0.08, 0.2, 0.6), note="its defaults"),
     dial(
-        *("hetcache_dual", "hetcache", "cache_thresh", (0.0088, 0.017, 0.04, 0.085, 0.19, 0.3, 0.6)),
+        *("hetcache", "hetcache", "cache_thresh", (0.0088, 0.017, 0.04, 0.085, 0.19, 0.3, 0.6)),
         f"{DUAL},context_kv=forecast,forecast=1,",
-        "first-order forecast of what is not computed, keys and values included, on the rule before the default one",
+        "its defaults, spelled out: first-order forecast of what is not computed, keys and values included",
+    ),
+    dial(
+        *("hetcache_noise", "hetcache", "cache_thresh", (0.0006, 0.002, 0.01, 0.03, 0.08, 0.2, 0.6)),
+        f"{NOISE},context_kv=forecast,forecast=2,",
+        "second-order forecast and the rule that looks at the noise that is left",
     ),
     dial(
         *("hetcache_sampled", "hetcache", "cache_thresh", (0.0072, 0.0165, 0.035, 0.075, 0.17, 0.3)),
