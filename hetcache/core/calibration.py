@@ -7,7 +7,6 @@ path a user gives; a model without one is an error that names the command that m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -186,7 +185,7 @@ def calibration_digest(model_id: str, model: str | None = None) -> str:
         return ""
     tables = [*path_files(file), *file.parent.glob(f"{file.stem}.errors.safetensors")]
     parts = [digest(part)[:16] for part in (file, *tables)]
-    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+    return parts[0] if len(parts) == 1 else digest(*parts)[:16]
 
 
 def path_files(file: Path) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.core.conditions import same_schedule
-from hetcache.files import UserError
+from hetcache.files import UserError, to_json
 
 
 class PathErrorsError(UserError):
@@ -49,7 +49,7 @@ def save_path_errors(path: Path, table: PathErrors) -> None:
     packed = table.error_TTT[_triples(len(table.timesteps))]
     scale = float(packed.max(initial=0.0)) or 1.0
     meta = {"timesteps": list(table.timesteps), "scale": scale, **table.facts}
-    save_file({"error": (packed / scale).astype(np.float16)}, path, metadata={"dpcache": json.dumps(meta)})
+    save_file({"error": (packed / scale).astype(np.float16)}, path, metadata={"dpcache": to_json(meta, None)})
 
 
 def load_path_errors(path: Path) -> PathErrors:

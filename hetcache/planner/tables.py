@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hetcache.core.time_curve import TimeCurve
-from hetcache.files import UserError, digest
+from hetcache.files import UserError, digest, to_json
 from hetcache.planner.model import ErrorModel, Floats
 
 SCHEMA = 1
@@ -157,7 +157,7 @@ class ErrorTables:
             "measured_on": self.measured_on,
         }
         tensors = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
-        save_file(tensors, path, metadata={"tables": json.dumps(facts)})
+        save_file(tensors, path, metadata={"tables": to_json(facts, None)})
 
 
 def forecast_time(curve: TimeCurve | None) -> str:
