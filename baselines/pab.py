@@ -27,7 +27,7 @@ from hetcache.core.lead import Decider
 from hetcache.core.mode import Dial, MakeManager, Mode, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import FeatureStore
-from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step, sublayer
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ class Broadcast(CacheManager):
         if eligible and name in decision.cached_sublayers:
             self._broadcasts[name] += 1
             return self.store.get(ops.stack, ops.layer, name)
-        out_BND = ops.self_attn(x_BND).out_BND if name == "self_attn" else getattr(ops, name)(x_BND)
+        out_BND = sublayer(ops, name, x_BND)
         if eligible and name in self._wanted[self._step_index]:
             self.store.put(ops.stack, ops.layer, name, out_BND)
         return out_BND

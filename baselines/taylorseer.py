@@ -20,7 +20,7 @@ from hetcache.core.mode import Dial, MakeManager, Mode, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import FeatureStore
 from hetcache.core.taylor import MAX_ORDER, TaylorResidual, TaylorSeries
-from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step
+from hetcache.core.vocabulary import BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Schedule, Step, sublayer
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ class ModuleForecast(CacheManager):
             if name in decision.cached_sublayers:
                 out_BND = self._series.at(key, self._index)
             else:
-                out_BND = ops.self_attn(x_BND).out_BND if name == "self_attn" else getattr(ops, name)(x_BND)
+                out_BND = sublayer(ops, name, x_BND)
                 self._series.put(key, self._index, out_BND)
             x_BND = getattr(ops, f"add_{name}")(x_BND, out_BND)
         return x_BND

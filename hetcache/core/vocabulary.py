@@ -188,6 +188,13 @@ class BlockOps(Protocol):
         ...
 
 
+def sublayer(ops: BlockOps, name: str, x_BND: torch.Tensor) -> torch.Tensor:
+    """The output of `self_attn`, `cross_attn` or `mlp`, before its gate."""
+    if name == "self_attn":
+        return ops.self_attn(x_BND).out_BND
+    return ops.cross_attn(x_BND) if name == "cross_attn" else ops.mlp(x_BND)
+
+
 class Walk(Protocol):
     """One computed step on its way through the blocks (`hetcache.core.walk.StackWalk`): `x_BAD` are the tokens before
     DiT block `layer`, of the rows that are computed here."""

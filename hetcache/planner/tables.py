@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hetcache.core.conditions import same_schedule
 from hetcache.core.time_curve import TimeCurve
 from hetcache.files import UserError, digest, to_json
 from hetcache.planner.model import ErrorModel, Floats
@@ -24,10 +25,6 @@ SIGMA = "sigma"
 """The time of forecasts without a calibrated curve."""
 NUMBERS = ("timesteps", "budgets", "power", "psnr_offset", "psnr_slope", "margin_db")
 ARRAYS = ("segments", "partial", "sensitivity")
-
-
-SAME_STEP = 0.5
-"""Timesteps (of 1000) that differ by less are the same step."""
 
 
 class ErrorTablesError(UserError):
@@ -103,7 +100,7 @@ class ErrorTables:
         steps = len(weights)
         context = np.zeros((steps, steps + 1))
         sensitivity, segments, partial = self.sensitivity, self.segments, self.partial
-        if len(timesteps) != len(self.timesteps) or not np.allclose(timesteps, self.timesteps, atol=SAME_STEP):
+        if not same_schedule(timesteps, self.timesteps):
             at = _positions(levels, _levels(self.timesteps))
             sensitivity = np.interp(at[:-1], np.arange(len(self.timesteps)), self.sensitivity)
             segments, partial = self._segments_at(at, weights), self._partial_at(at)
