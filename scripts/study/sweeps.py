@@ -59,6 +59,11 @@ SWEEPS = (
         "whole stack, first order, on the steps of the calibrated change: a plan of ours, stronger than the next",
     ),
     dial(
+        *("taylorseer_2", "taylorseer", "taylorseer_thresh", (0.03, 0.055, 0.105, 0.22, 0.45)),
+        "taylorseer_plan=drift,taylorseer_order=2,",
+        "the same at second order",
+    ),
+    dial(
         *("taylorseer_interval", "taylorseer", "taylorseer_interval", (2, 3, 5, 8, 13)),
         note="whole stack, first order, every N-th step as published",
     ),
