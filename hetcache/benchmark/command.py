@@ -150,7 +150,7 @@ def replayed_decisions(asked: RandomWeights, model: str, info: ModelInfo, num_st
     if not asked.random_weights:
         return None
     from hetcache.method.config import HetCacheConfig
-    from hetcache.method.replay import parse_decisions, steady_decisions
+    from hetcache.method.replay import parse_letters, steady_decisions
     from hetcache.models.backend import backend
 
     known = backend(info.backend).random_models
@@ -159,7 +159,7 @@ def replayed_decisions(asked: RandomWeights, model: str, info: ModelInfo, num_st
     letters = asked.decisions or steady_decisions(HetCacheConfig().rule(), num_steps)
     if letters.endswith(".json"):
         letters = json.loads(Path(letters).read_text())["decisions"]["cond"]
-    if len(parse_decisions(letters)) != num_steps:
+    if len(parse_letters(letters)) != num_steps:
         raise ValueError(f"--decisions has {len(letters)} letters for {num_steps} steps")
     return letters
 

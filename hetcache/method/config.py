@@ -9,6 +9,7 @@ from hetcache.core.decisions import parse_decisions
 from hetcache.core.drift import LevelRule
 from hetcache.core.flops import ModelShape, cache_bytes, velocity_bytes
 from hetcache.core.settings import check_settings, setting
+from hetcache.core.vocabulary import Compute
 from hetcache.method.forecast import KV_ORDER, MAX_ORDER, anchor_bytes
 
 if TYPE_CHECKING:
@@ -134,7 +135,13 @@ class HetCacheConfig:
             self.use_kmeans,
             self.kmeans_clusters,
             self.use_attention_interaction,
+            self._planned_ratios(),
         )
+
+    def _planned_ratios(self) -> tuple[float, ...]:
+        """The shares of the context that the partial steps of `decisions` compute."""
+        partial = (each for each in parse_decisions(self.decisions or "F") if each.compute is Compute.PARTIAL)
+        return tuple({self.context_ratio if each.context_ratio is None else each.context_ratio for each in partial})
 
     def rule(self) -> LevelRule:
         max_partial_run = 0 if self.whole_steps_only else self.max_partial_run

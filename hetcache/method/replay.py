@@ -18,7 +18,7 @@ from hetcache.method.selector import TokenSelector
 STEADY_CHANGE = 0.4
 
 
-def parse_decisions(letters: str) -> list[Decision]:
+def parse_letters(letters: str) -> list[Decision]:
     """Decisions of a string such as `FPRRPF`. Raises ValueError for other letters and a reused or partial start."""
     by_letter = {compute.value: compute for compute in (Compute.FULL, Compute.PARTIAL, Compute.REUSE)}
     if not letters or letters[0] != "F" or set(letters) - set(by_letter):
@@ -30,7 +30,7 @@ def replayed(config: HetCacheConfig, selector: TokenSelector, letters: str) -> M
     """The managers of one video whose decisions are those of `letters`, one per step."""
 
     def make(branch: Branch, schedule: Schedule) -> CompactTokens:
-        decisions = parse_decisions(letters)
+        decisions = parse_letters(letters)
         if len(decisions) != schedule.num_steps:
             raise ValueError(f"{len(decisions)} decisions for a run of {schedule.num_steps} steps")
         return CompactTokens(config, selector, Planned(decisions), branch)

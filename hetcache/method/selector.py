@@ -18,13 +18,15 @@ from hetcache.method.sampling import attention_mass, even_sample, sample_context
 
 @dataclass(frozen=True)
 class SelectionConfig:
-    """How many margin and context tokens a partial step computes, and by what evidence they are chosen."""
+    """How many margin and context tokens a partial step computes, and by what evidence they are chosen.
+    `planned_ratios` are the shares of the context in a plan that gives its steps their own."""
 
     context_ratio: float
     margin_ratio: float
     use_kmeans: bool
     kmeans_clusters: int
     use_attention_interaction: bool
+    planned_ratios: tuple[float, ...] = ()
 
 
 class TokenSelector:
@@ -61,8 +63,9 @@ class TokenSelector:
 
     def wants_evidence(self, step_index: int) -> bool:
         """True once per full step, for the first branch that asks, while sampling context is to be done."""
-        partial_sample = 0 < self.count_context() < len(self.classes.context_C)
-        return partial_sample and step_index > self._evidence_step
+        counts = map(self.count_context, self.config.planned_ratios or (self.config.context_ratio,))
+        is_sampled = any(0 < count < len(self.classes.context_C) for count in counts)
+        return is_sampled and step_index > self._evidence_step
 
     def observe(
         self, step_index: int, features_ND: torch.Tensor, q_ND: torch.Tensor, k_ND: torch.Tensor, num_heads: int

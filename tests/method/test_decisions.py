@@ -14,7 +14,8 @@ from hetcache.method import paper
 from hetcache.method.config import HetCacheConfig
 from hetcache.method.hetcache import MODE, TOKENS
 from hetcache.method.paper import PaperConfig
-from hetcache.method.replay import parse_decisions as parse_letters
+from hetcache.method.replay import parse_letters
+from hetcache.method.selector import TokenSelector
 
 
 def context():
@@ -44,6 +45,23 @@ def test_letters_to_replay_are_those_that_hetcache_has():
     for letters in ("FBF", "RF", ""):
         with pytest.raises(ValueError, match="letters F, P and R, starting with F"):
             parse_letters(letters)
+
+
+@pytest.mark.parametrize("mode", [MODE, paper.MODE])
+@pytest.mark.parametrize(
+    "ratio, words, wants",
+    [
+        (0.0, "F,P0.2,F", True),
+        (1.0, "F,P,P0.2", True),
+        (0.0, "F,P,F", False),
+        (0.5, "F,P0,P1", False),
+        (0.5, "F,P", True),
+    ],
+)
+def test_the_sample_has_its_evidence_where_the_plan_has_shares_of_its_own(mode, ratio, words, wants):
+    config = mode.config(context_ratio=ratio, decisions=words)
+    selector = TokenSelector(context().classes, config.selection())
+    assert selector.wants_evidence(0) is wants
 
 
 def test_the_papers_mode_takes_a_given_plan_too():
