@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from hetcache.benchmark.cells import Record
-from scripts.study.curves import FIGURES, SPEEDUPS, Block, Curves, Point, at, duel, mean_at, standing
+from scripts.study.curves import FIGURES, SPEEDUPS, Block, Curves, Figure, Point, at, duel, mean_at, standing
 from scripts.study.study import Study
 
 OURS = ("hetcache", "hetcache_noise", "hetcache_sampled", "hetcache_paper")
@@ -85,7 +85,7 @@ def summary(runs: Runs) -> dict[str, Any]:
         key = figure.key
         found[key] = {
             "mean": {
-                name: {f"{speedup:g}": _reach(runs, name, speedup, figure) for speedup in SPEEDUPS} for name in curves
+                name: {f"{speedup:g}": reach(curves[name], speedup, figure) for speedup in SPEEDUPS} for name in curves
             }
         }
         if not ours:
@@ -110,10 +110,10 @@ def summary(runs: Runs) -> dict[str, Any]:
     return found
 
 
-def _reach(runs: Runs, name: str, speedup: float, figure: Any) -> dict[str, Any]:
-    found = asdict(mean_at(runs.curves[name], speedup, figure))
-    values = {clip: at(points, speedup, figure) for (clip, _), points in runs.curves[name].items()}
-    return {**found, "outside": sorted({clip for clip, value in values.items() if value is None})}
+def reach(curve: Mapping[Block, Sequence[Point]], speedup: float, figure: Figure) -> dict[str, Any]:
+    """`mean_at` as JSON values, with the clips that end before it with any seed."""
+    outside = {clip for (clip, _), points in curve.items() if at(points, speedup, figure) is None}
+    return {**asdict(mean_at(curve, speedup, figure)), "outside": sorted(outside)}
 
 
 def _realised(curves: Iterable[list[Point]]) -> float | None:

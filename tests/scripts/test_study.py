@@ -16,7 +16,7 @@ from scripts.study import __main__ as command
 from scripts.study.cells import StudyBench, check_code, code_of
 from scripts.study.clips import FRAMES, HEIGHT, SCENES, WIDTH, make, write_clips
 from scripts.study.curves import FIGURES, LPIPS, PSNR, Point, at, by_clip, duel, estimate, mean_at, standing
-from scripts.study.gather import Runs
+from scripts.study.gather import Runs, reach
 from scripts.study.pace import Pace
 from scripts.study.study import Asked, Study
 from scripts.study.sweeps import Sweep, known_sweeps
@@ -78,6 +78,13 @@ def test_a_mean_needs_every_clip() -> None:
     assert mean_at(curves, 2, PSNR).estimate.mean == 35.0
     short = mean_at(curves, 8, PSNR)
     assert short.estimate is None and (short.reached, short.blocks) == (1, 2)
+
+
+def test_a_clip_that_ends_with_one_seed_is_named_whichever_seed_that_is() -> None:
+    far, short = line((2, 40.0), (12, 20.0)), line((2, 30.0), (6, 20.0))
+    for first, second in ((far, short), (short, far)):
+        curve = {("a", 0): first, ("a", 1): second, ("b", 0): far}
+        assert reach(curve, 8, PSNR)["outside"] == ["a"] and reach(curve, 2, PSNR)["outside"] == []
 
 
 CURVES = {
