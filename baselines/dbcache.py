@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hetcache.core.drift import relative_l1
+from hetcache.core.flops import ModelShape
 from hetcache.core.mode import MakeManager, Mode, RunContext
 from hetcache.core.settings import check_settings, setting
 from hetcache.core.store import RESIDUAL, FeatureStore
@@ -65,7 +66,7 @@ class DbCacheConfig:
         if front + self.dbcache_back >= num_layers:
             raise ValueError(
                 f"--dbcache-front {front} and --dbcache-back {self.dbcache_back} leave none of the model's "
-                f"{num_layers} DiT blocks to skip; give fewer"
+                f"{num_layers} DiT blocks to skip; give {num_layers - 1} together at most"
             )
         return front
 
@@ -157,4 +158,11 @@ def cache(config: DbCacheConfig, context: RunContext) -> MakeManager:
     return lambda decider, branch: BlockProbe(config)
 
 
-MODE = Mode("dbcache", "the first blocks decide for the rest", "cache-dit", DbCacheConfig, cache=cache)
+def check_model(config: DbCacheConfig, shape: ModelShape) -> None:
+    if config.dbcache_probe == "dit":
+        config.front(shape.num_layers)
+
+
+MODE = Mode(
+    "dbcache", "the first blocks decide for the rest", "cache-dit", DbCacheConfig, cache=cache, check_model=check_model
+)

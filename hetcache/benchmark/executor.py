@@ -148,6 +148,7 @@ class Bench:
         mask_THW = torch.from_numpy(clip.mask_THW).to(pipeline.device)
         context = RunContext.of(mask_THW, self._load_calibration, mode.margin_width(config))
         config = mode.settle(config, context)
+        mode.check_model(config, pipeline.shape(edit))
         if edit.cfg_batch:
             check_cfg_batch(mode, config, context, pipeline.schedule(edit))
         with self._progress(edit.num_steps, label) as observe:

@@ -104,6 +104,7 @@ CacheRule = Callable[[Any, RunContext], MakeManager]
 PartialFlops = Callable[[Decision, Any, RunContext, ModelShape, int], int]
 CacheBytes = Callable[[Any, ModelShape, int, int], int]
 Settle = Callable[[Any, RunContext], Any]
+CheckModel = Callable[[Any, ModelShape], None]
 Lighter = Callable[[Any], Sequence[tuple[str, Any]]]
 
 ONE_STEP = Schedule((1000.0,), {"e": (0.0,), "e0": (0.0,)})
@@ -135,6 +136,8 @@ class Mode:
     the VACE blocks run on reused steps too. `batches` is False where each branch chooses tokens of its own, which one
     batch of both (`--cfg-batch`) cannot compute.
 
+    `check_model(config, shape)` raises ValueError for a setting that a model of this shape cannot have.
+
     `settle(config, context)` puts the values published for this model where the config leaves them open;
     `calibrated(config)`, of a settled one, names the parts of the calibration that the plan is made from
     (`hetcache.core.conditions.doubts`). `outside(config)` says what lies outside the settings that its authors publish,
@@ -157,6 +160,7 @@ class Mode:
     maskless: Callable[[Any], bool] = lambda config: False
     vace_on_reuse: Callable[[Any], bool] = lambda config: False
     batches: bool = True
+    check_model: CheckModel = lambda config, shape: None
     settle: Settle = lambda config, context: config
     calibrated: Callable[[Any], tuple[str, ...]] = lambda config: ()
     outside: Callable[[Any], str] = lambda config: ""

@@ -31,6 +31,7 @@ def ready(
     plan if it was asked for. `kept`: see `Editor`."""
     editor = Editor(job, studio, kept)
     config = job.mode.settle(job.config, context)
+    job.mode.check_model(config, editor.schedule[1])
     if job.wish is None:
         config = editor.within_budget(job.mode, config, context)
     editor.doubt(job.mode, config, context)

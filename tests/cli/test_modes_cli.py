@@ -8,6 +8,7 @@ import pytest
 from toys import lend_calibration
 
 import inference  # noqa: E402
+from diffsynth_patches.backend import WanPipeline
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
 from hetcache.core.calibration import load_calibration
 from hetcache.files import CALIBRATIONS
@@ -73,6 +74,15 @@ def test_every_mode_runs_on_the_example(model_folder, tmp_path, name):
     assert [len(run["decisions"][branch]) for branch in ("cond", "uncond")] == [16, 16]
     assert run["accelerated"] == (name != "baseline")
     assert run["flops"]["ratio"] > 1.01 or name == "baseline"
+
+
+def test_a_front_that_the_model_has_not_is_refused_before_it_runs(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(WanPipeline, "edit", lambda *_: pytest.fail("the model ran"))
+    small = ["--device", "cpu", "--frames", "5", "--height", "48", "--width", "80", "--output", str(tmp_path / "o.mp4")]
+    code = inference.main(["--mode", "dbcache", "--dbcache-front", "9", "--model", str(model_folder), *small])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert code == 2 and "--dbcache-front 9" in line and "8 DiT blocks to skip; give 7 together at most" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_schedule_that_dpcache_has_no_table_for_is_refused_in_one_line(model_folder, tmp_path, capsys):

@@ -175,7 +175,7 @@ def test_the_front_is_scaled_to_a_shallow_model(num_layers, front):
 
 
 def test_a_model_with_nothing_to_skip_is_refused(standing):
-    with pytest.raises(ValueError, match="leave none of the model's 4 DiT blocks to skip"):
+    with pytest.raises(ValueError, match="leave none of the model's 4 DiT blocks to skip; give 3 together at most"):
         replay(standing, build("dbcache", standing, dbcache_front=3, dbcache_back=1))
 
 
