@@ -9,6 +9,9 @@ from tqdm import tqdm
 
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Compute, Step
+from hetcache.report.timeline import NAMES
+
+TOLD = {compute: NAMES[compute.name.lower()] for compute in Compute}
 
 
 class StepBar:
@@ -29,8 +32,8 @@ class StepBar:
     def observe(self, step: Step, records: list[StepRecord]) -> None:
         if records:
             self._counts[records[0].compute] += 1
-            counts = " ".join(f"{count} {compute.name.lower()}" for compute, count in self._counts.items())
-            self._bar.set_postfix_str(f"now {records[0].compute.name.lower()} ({counts})", refresh=False)
+            counts = ", ".join(f"{count} {TOLD[compute]}" for compute, count in self._counts.items() if count)
+            self._bar.set_postfix_str(f"now {TOLD[records[0].compute]} ({counts})", refresh=False)
         self._bar.update(1)
 
     def __enter__(self) -> StepBar:
