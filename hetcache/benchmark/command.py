@@ -26,22 +26,24 @@ from hetcache.benchmark.runner import Event, Plan, run_plan
 from hetcache.cli import words_of
 from hetcache.files import DATA, sole_holder
 from hetcache.models import ModelInfo, choose_model, model_info
+from hetcache.run.terminal import complain, say, take_any_character
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every cell is finished, 1 when some failed, 2 for what cannot be run, 130 after Ctrl-C."""
+    take_any_character()
     debug = False
     try:
         request = parse(sys.argv[1:] if argv is None else argv)
         debug = request.output.debug
         return run(request)
     except KeyboardInterrupt:
-        print("\nbenchmark: interrupted; the same command goes on from here", file=sys.stderr)
+        complain("\nbenchmark: interrupted; the same command goes on from here")
         return 130
     except (ValueError, OSError) as error:
         if debug:
             raise
-        print(f"benchmark: error: {error}", file=sys.stderr)
+        complain(f"benchmark: error: {error}")
         return 2
 
 
@@ -67,9 +69,9 @@ def run_held(request: BenchRequest, bench: Benchmark, command: str) -> int:
     executor = make_executor(request, bench, store)
     run_plan(plan, store, executor, uuid.uuid4().hex[:8], Printer(plan))
     paths, text = write_outputs(output.output, plan, store, bench.info.model_id, command, date.today(), output.publish)
-    print(f"\n{text}\n")
-    print("\n".join(f"  {path}" for path in paths))
-    print(f"  {time.perf_counter() - start:.0f} s in this process")
+    say(f"\n{text}\n")
+    say("\n".join(f"  {path}" for path in paths))
+    say(f"  {time.perf_counter() - start:.0f} s in this process")
     failed = any(
         store.failure(plan.settled(method, case, seed, store))
         for method in plan.methods
@@ -172,7 +174,7 @@ def make_executor(request: BenchRequest, bench: Benchmark, store: Store) -> Any:
     random, asked = request.random.random_weights, request.model
     ready, missing = ({}, {}) if random else load_metrics(bench.device)
     for family, reason in missing.items():
-        print(f"{family.upper()} is not measured: {reason}")
+        say(f"{family.upper()} is not measured: {reason}")
 
     def load() -> Any:
         prompts, vram = bench.settings.edit.prompts, request.vram
@@ -200,13 +202,13 @@ def step_bar(num_steps: int, label: str) -> AbstractContextManager[Any]:
 def announce(bench: Benchmark) -> None:
     plan = bench.plan
     runs = len(plan.methods) * len(plan.cases) * len(plan.seeds) * plan.num_repeats
-    print(
+    say(
         f"{bench.info.model_id} on {bench.device}: {len(plan.methods)} methods, {len(plan.cases)} videos, seeds "
         f"{' '.join(map(str, plan.seeds))}, {plan.num_repeats} repeats = {runs} runs of {plan.setup['frames']} frames, "
         f"{plan.num_steps} steps"
     )
     if plan.setup["random"]:
-        print(
+        say(
             "RANDOM WEIGHTS: time and memory at the true dimensions with replayed decisions; no quality can be "
             "read from this, and the text encoder is left out"
         )
@@ -222,7 +224,7 @@ class Printer:
     def __call__(self, event: Event) -> None:
         if event.kind in ("warm-up", "reference"):
             what = "warm-up" if event.kind == "warm-up" else "timing the baseline in this process"
-            print(f"{'':9}{what}", flush=True)
+            say(f"{'':9}{what}")
         if event.cell is None or event.kind not in ("done", "skip", "fail"):
             return
         self._done += 1
@@ -232,4 +234,4 @@ class Printer:
             times = record["timing_s"]
             text = f"denoise {times['denoise']:.2f} s of {times['total']:.2f} s  {record['decisions']['cond']}"
         where = f"{cell.case.name} seed {cell.seed} round {event.repeat + 1}"
-        print(f"[{self._done:>3}/{self._total}] {cell.method.name:<22} {where}: {text}", flush=True)
+        say(f"[{self._done:>3}/{self._total}] {cell.method.name:<22} {where}: {text}")
