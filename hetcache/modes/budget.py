@@ -21,8 +21,10 @@ def fit_to_budget(
     num_tokens: int,
     bytes_per_value: int,
     num_branches: int,
+    unasked: str = "",
 ) -> tuple[Any, list[str]]:
-    """(config, what was given up and why) such that all branches together keep at most `budget_gib`.
+    """(config, what was given up and why) such that all branches together keep at most `budget_gib`. `unasked` is what
+    the budget comes from where nobody gave `--cache-budget-gib`.
 
     A mode that cannot do with less memory is returned as it is: the session stops it when it passes the budget.
     Raises ValueError when even the last resort needs more.
@@ -34,19 +36,21 @@ def fit_to_budget(
         assert mode.cache_bytes is not None
         return num_branches * mode.cache_bytes(candidate, shape, num_tokens, bytes_per_value) / GIB
 
+    limit = f"{unasked}, {budget_gib:.4g} GiB" if unasked else f"--cache-budget-gib {budget_gib:g}"
     reasons: list[str] = []
     for given_up, smaller in mode.lighter(config):
         needed = needed_gib(config)
         if needed <= budget_gib:
             return config, reasons
         if smaller != config:
-            reasons.append(f"{given_up} ({needed:.4g} GiB would be over --cache-budget-gib {budget_gib:g})")
+            reasons.append(f"{given_up} ({needed:.4g} GiB would be over {limit})")
             config = smaller
     needed = needed_gib(config)
     if needed > budget_gib:
         raise ValueError(
-            f"--cache-budget-gib {budget_gib:g}: --mode {mode.name} keeps {needed:.4g} GiB here at the least; "
-            "give it that much, or use fewer --frames or a smaller --height and --width"
+            f"{limit}: --mode {mode.name} keeps {needed:.4g} GiB here at the least; give "
+            f"{'--cache-budget-gib' if unasked else 'it'} that much, or use fewer --frames or a smaller "
+            "--height and --width"
         )
     return config, reasons
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 KEPT_FREE = 0.8
 CACHED_SHARE = 0.5
 """Of what is free beside the weights, unless `--cache-budget-gib` says otherwise; steps and the VAE need the rest."""
+HALF = "half of the GPU's free memory"
 IN_TURNS = "step by step, in turn"
 SMALLER = "a smaller --height and --width, fewer --frames or a smaller --window"
 
@@ -87,18 +88,20 @@ class Editor:
         half of what is free, with several processes where that is least, so that all take the same; windows that were
         finished before have settled it. What it gave up is in `notes`. Raises ValueError."""
         job = self._job
-        budget_gib, kept = job.settings.cache_budget_gib, None
+        budget_gib, kept, unasked = job.settings.cache_budget_gib, None, ""
         if budget_gib is None:
             if not job.device.startswith("cuda") or not mode.lighter(config):
                 return config
             ranks = ranks_of(job.settings.parallel, job.settings.parallel_timeout)
+            unasked = HALF
             budget_gib = CACHED_SHARE * min(ranks.gather(torch.cuda.mem_get_info(job.device)[0])) / GIB
             kept = self._kept
             config = config if kept is None else as_before(mode, config, kept)
         num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
         _, shape = self.schedule
-        num_tokens = context.num_tokens
-        fitted, reasons = fit_to_budget(mode, config, budget_gib, shape, num_tokens, job.dtype.itemsize, num_branches)
+        fitted, reasons = fit_to_budget(
+            mode, config, budget_gib, shape, context.num_tokens, job.dtype.itemsize, num_branches, unasked
+        )
         if kept is not None and fitted != config:
             raise UserError(
                 "--resume: the cache that the finished windows were made with is more than half of the GPU's free "

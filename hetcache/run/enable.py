@@ -85,6 +85,9 @@ def enable_cache(
     which each computes its share: `ranks_of("cfg", 600.0)` after `torch.distributed.init_process_group`
     (docs/scale.md).
 
+    Nothing bounds what the cache keeps, because the memory is the program's and only it knows what else it will need:
+    `context_kv="sampled"`, `max_partial_run=0` or `whole_steps_only=True` keep less (docs/methods.md, hetcache).
+
     A calibration that was measured under other conditions than the call's warns once, with the command for another.
 
     Raises ValueError for an unknown mode, a bad setting, mask or calibration, and for a pipeline that cannot be cached;

@@ -22,7 +22,7 @@ from hetcache.planner.decide import plan_decisions
 from hetcache.planner.model import ErrorModel
 from hetcache.planner.search import Costs, Front, Plan
 from hetcache.planner.tables import SIGMA, ErrorTables, Origin, forecast_time, load_tables, tables_file
-from hetcache.run.editor import Editor
+from hetcache.run.editor import HALF, Editor
 from hetcache.run.job import Job
 from hetcache.run.step_times import StepTimes, time_steps
 from hetcache.run.wish import Wish
@@ -126,7 +126,7 @@ def fitting(
     )
     if editor.within_budget(job.mode, needed, context) != needed:
         budget_gib = job.settings.cache_budget_gib
-        limit = "half of the GPU's free memory" if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
+        limit = HALF if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
         raise UserError(
             f"--planner exact keeps keys and values from step to step, more than {limit}: give it more with "
             "--cache-budget-gib, or take --target-speedup with --planner threshold"

@@ -122,8 +122,16 @@ def test_without_a_budget_a_cache_keeps_to_half_of_a_gpus_free_memory(monkeypatc
     assert (given == asked) == keeps == (not editor.notes)
     if not keeps:
         assert given.max_partial_run == 0 and given.forecast == 1 and "keys and values" in editor.notes[0]
+        assert editor.notes[0].endswith(" GiB would be over half of the GPU's free memory, 0.05 GiB)")
     pab = MODES["pab"]
     assert editor.within_budget(pab, pab.config(), context) == pab.config()
+
+
+def test_a_gpu_too_full_for_the_least_that_is_kept_names_what_may_be_given(monkeypatch):
+    with pytest.raises(
+        ValueError, match="^half of the GPU's free memory, .* at the least; give --cache-budget-gib that"
+    ):
+        on_a_gpu(monkeypatch, 1e-5).within_budget(MODE, ASKED, CONTEXT)
 
 
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, free_gib: float, kept: Any = None, **settings: Any) -> Editor:
