@@ -7,27 +7,14 @@ import pytest
 import torch
 from metrics_helpers import load_evaluation
 from pipeline_calls import SHAPE, pipe_kwargs
+from toys import toy_config
 
 
 @pytest.fixture(scope="session")
 def pipe():
-    from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
+    from diffsynth_patches.tiny import build_tiny_pipeline
 
-    pipe = build_tiny_pipeline(
-        TinyConfig(
-            dim=48,
-            num_layers=4,
-            num_heads=2,
-            ffn_dim=96,
-            vace_layers=(0, 2),
-            text_dim=64,
-            vae_width=16,
-            vae_encoder_depth=1,
-            vae_decoder_depth=1,
-            vae_refine_width=8,
-        ),
-        seed=1,
-    )
+    pipe = build_tiny_pipeline(toy_config(), seed=1)
     # Random networks start near the identity; larger weights make every wrong row visible.
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(2)

@@ -16,6 +16,7 @@ import torch
 from hetcache_runs import hetcache_session
 from pipeline_calls import pipe_kwargs
 from replay import toy_calibration
+from toys import toy_config
 
 from diffsynth_patches.apply import patched
 from hetcache.core.mode import RunContext
@@ -29,21 +30,9 @@ EVEN, ODD = (9, 64, 96), (9, 48, 80)  # 72 tokens, 45 tokens
 
 
 def make_pipe(num_heads: int) -> Any:
-    from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
+    from diffsynth_patches.tiny import build_tiny_pipeline
 
-    shape = TinyConfig(
-        dim=24 * num_heads,
-        num_layers=4,
-        num_heads=num_heads,
-        ffn_dim=96,
-        vace_layers=(0, 2),
-        text_dim=64,
-        vae_width=16,
-        vae_encoder_depth=1,
-        vae_decoder_depth=1,
-        vae_refine_width=8,
-    )
-    pipe = build_tiny_pipeline(shape, seed=1)
+    pipe = build_tiny_pipeline(toy_config(dim=24 * num_heads, num_heads=num_heads), seed=1)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(2)
         for module in (pipe.dit, pipe.vace):

@@ -1,13 +1,28 @@
 """Toy models in folders of their own."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hetcache.core.calibration import path_file
 from hetcache.core.paths import PathErrors, save_path_errors
 from hetcache.files import CALIBRATIONS
+
+if TYPE_CHECKING:
+    from diffsynth_patches.tiny import TinyConfig
+
+
+def toy_config(**changes: Any) -> TinyConfig:
+    """The embedded model at a width where a step takes milliseconds."""
+    from diffsynth_patches.tiny import TinyConfig
+
+    shape: dict[str, Any] = dict(dim=48, num_layers=4, num_heads=2, ffn_dim=96, vace_layers=(0, 2), text_dim=64)
+    vae = dict(vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+    return TinyConfig(**{**shape, **vae, **changes})
 
 
 def lend_calibration(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import lend_calibration
+from toys import lend_calibration, toy_config
 
 from hetcache.files import sole_holder
 from hetcache.media.write import write_video
@@ -39,21 +39,10 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A folder with the weights of a model that takes milliseconds."""
-    from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
+    from diffsynth_patches.tiny import build_tiny_pipeline, save_tiny_weights
 
     folder = tmp_path_factory.mktemp("toy")
-    config = TinyConfig(
-        dim=48,
-        num_layers=4,
-        num_heads=2,
-        ffn_dim=96,
-        vace_layers=(0, 2),
-        text_dim=64,
-        vae_width=16,
-        vae_encoder_depth=1,
-        vae_decoder_depth=1,
-        vae_refine_width=8,
-    )
+    config = toy_config()
     save_tiny_weights(build_tiny_pipeline(config, seed=1), config, folder, {})
     lend_calibration(folder)
     return folder

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from replay import build, record, replay
+from toys import toy_config
 
 from baselines.fastcache import BlockGate, FastCacheConfig
-from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
+from diffsynth_patches.tiny import build_tiny_pipeline, save_tiny_weights
 from hetcache.calibrate import command as calibrate
 from hetcache.calibrate.measure import (
     BranchMeasurements,
@@ -29,17 +30,7 @@ from hetcache.core.time_curve import forecast_weights
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import CALIBRATIONS
 
-TOY = dict(
-    dim=48,
-    num_layers=2,
-    num_heads=2,
-    ffn_dim=96,
-    vace_layers=(0,),
-    vae_width=16,
-    vae_encoder_depth=1,
-    vae_decoder_depth=1,
-    vae_refine_width=8,
-)
+TOY = dict(num_layers=2, vace_layers=(0,))
 PUBLISHED = sorted(path.stem for path in CALIBRATIONS.glob("wan*.json"))
 
 
@@ -115,7 +106,7 @@ def test_a_calibration_of_other_weights_is_refused(model_folder, tmp_path):
     copied = tmp_path / "copy"
     shutil.copytree(model_folder, copied)
     load_calibration("m", file, str(copied))
-    other = TinyConfig(**TOY)
+    other = toy_config(**TOY)
     save_tiny_weights(build_tiny_pipeline(other, seed=1), other, copied, {})
     with pytest.raises(
         CalibrationError, match=rf"m.json .*{made_with}.*run python -m hetcache.calibrate --model {copied}"
@@ -233,7 +224,7 @@ def test_measuring_computes_what_the_baseline_does_and_records_every_step(pipe, 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    config = TinyConfig(**TOY)
+    config = toy_config(**TOY)
     folder = tmp_path_factory.mktemp("model")
     save_tiny_weights(build_tiny_pipeline(config), config, folder, {})
     return folder

@@ -5,26 +5,15 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from toys import toy_config
 
-from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, load_tiny_pipeline, read_config, save_tiny_weights
+from diffsynth_patches.tiny import build_tiny_pipeline, load_tiny_pipeline, read_config, save_tiny_weights
 from diffsynth_patches.tiny.motion import inverse, lucas_kanade, to_pixels, warp
 from diffsynth_patches.tiny.motion_vae import MotionAutoencoder
 from diffsynth_patches.tiny.vae import PATCH_VALUES
 
-SMALL = TinyConfig(
-    dim=48,
-    num_layers=2,
-    num_heads=2,
-    ffn_dim=64,
-    vace_layers=(0,),
-    text_dim=16,
-    freq_dim=32,
-    vae_width=16,
-    vae_encoder_depth=1,
-    vae_decoder_depth=1,
-    vae_refine_width=8,
-    vae_motion=True,
-    vae_features=2,
+SMALL = toy_config(
+    num_layers=2, ffn_dim=64, vace_layers=(0,), text_dim=16, freq_dim=32, vae_motion=True, vae_features=2
 )
 
 

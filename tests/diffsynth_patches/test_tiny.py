@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys import toy_config
 
 from diffsynth_patches.tiny import (
     EMBEDDED_WEIGHTS,
@@ -20,19 +21,7 @@ from diffsynth_patches.tiny.text import MAX_TOKENS, START, VOCABULARY, TinyTextE
 from diffsynth_patches.tiny.vae import from_patches, to_patches
 from hetcache.media.fill import push_pull_fill
 
-SMALL = TinyConfig(
-    dim=48,
-    num_layers=2,
-    num_heads=2,
-    ffn_dim=64,
-    vace_layers=(0,),
-    text_dim=16,
-    freq_dim=32,
-    vae_width=16,
-    vae_encoder_depth=1,
-    vae_decoder_depth=1,
-    vae_refine_width=8,
-)
+SMALL = toy_config(num_layers=2, ffn_dim=64, vace_layers=(0,), text_dim=16, freq_dim=32)
 trained = pytest.mark.skipif(not (EMBEDDED_WEIGHTS / "config.json").is_file(), reason="no weights in data/tiny")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffsynth.pipelines.wan_video import model_fn_wan_video
+from toys import toy_config
 
 from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline
 from diffsynth_patches.tiny.text import VOCABULARY
@@ -20,19 +21,7 @@ from scripts.train.mimetic import mimetic_init
 from scripts.train.optim import orthogonalise
 from scripts.train.pool import encode_sample
 
-SMALL = TinyConfig(
-    dim=96,
-    num_layers=3,
-    num_heads=2,
-    ffn_dim=64,
-    vace_layers=(0, 2),
-    text_dim=16,
-    freq_dim=32,
-    vae_width=16,
-    vae_encoder_depth=1,
-    vae_decoder_depth=1,
-    vae_refine_width=8,
-)
+SMALL = toy_config(dim=96, num_layers=3, ffn_dim=64, text_dim=16, freq_dim=32)
 
 
 @pytest.fixture(scope="module")

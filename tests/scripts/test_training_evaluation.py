@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from toys import toy_config
 
-from diffsynth_patches.tiny import TinyConfig, build_tiny_pipeline, save_tiny_weights
+from diffsynth_patches.tiny import build_tiny_pipeline, save_tiny_weights
 from hetcache.media.fill import fill_under_mask
 from hetcache.media.write import write_video
 from scripts.train import evaluate
@@ -121,17 +122,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     frames = texture()[0][[0, 0, 1, 1, 2], :96, :128]
     write_video(clips / "a.mp4", frames, 25)
     write_video(clips / "a_mask.mp4", [np.full((96, 128, 3), 255, np.uint8)] * 5, 25)
-    toy = TinyConfig(
-        dim=48,
-        num_layers=1,
-        num_heads=2,
-        ffn_dim=32,
-        vace_layers=(0,),
-        vae_width=16,
-        vae_encoder_depth=1,
-        vae_decoder_depth=1,
-        vae_refine_width=8,
-    )
+    toy = toy_config(num_layers=1, ffn_dim=32, vace_layers=(0,))
     save_tiny_weights(build_tiny_pipeline(toy), toy, weights, {})
     return clips, weights
 
