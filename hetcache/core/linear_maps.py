@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hetcache.core.tensor_file import read_tensor_file
 from hetcache.files import UserError
 
 Layer = tuple[str, int]
@@ -101,13 +101,12 @@ def save_linear_maps(path: Path, maps: LinearMaps) -> None:
 def load_linear_maps(path: Path, model_id: str) -> LinearMaps:
     """Raises LinearMapsError for a missing, broken or foreign file."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            model = (file.metadata() or {}).get("model")
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        metadata, arrays = read_tensor_file(path)
+    except (OSError, ValueError) as error:
         raise LinearMapsError(f"{path.name} holds no linear maps ({error})") from error
-    if model != model_id:
-        raise LinearMapsError(f"{path.name} holds the linear maps of {model!r}, not of {model_id!r}")
+    if metadata.get("model") != model_id:
+        raise LinearMapsError(f"{path.name} holds the linear maps of {metadata.get('model')!r}, not of {model_id!r}")
+    tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     layers = {}
     for name in tensors:
         stack, layer, part = name.split(".")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetcache.core.conditions import same_schedule
+from hetcache.core.tensor_file import read_tensor_file
 from hetcache.files import UserError, to_json
 
 
@@ -54,16 +55,13 @@ def save_path_errors(path: Path, table: PathErrors) -> None:
 
 def load_path_errors(path: Path) -> PathErrors:
     """Raises PathErrorsError for a missing, broken or foreign file."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {})["dpcache"])
-            packed = file.get_tensor("error").astype(np.float64)
+        metadata, tensors = read_tensor_file(path)
+        meta, packed = json.loads(metadata["dpcache"]), tensors["error"].astype(np.float64)
         timesteps, scale = tuple(map(float, meta.pop("timesteps"))), float(meta.pop("scale"))
         error_TTT = np.zeros((len(timesteps),) * 3)
         error_TTT[_triples(len(timesteps))] = packed * scale
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
         raise PathErrorsError(f"{path.name} holds no path errors ({error})") from error
     if not np.isfinite(error_TTT).all() or (error_TTT < 0).any():
         raise PathErrorsError(f"{path.name} holds errors that are negative or not finite")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hetcache.core.conditions import same_schedule
+from hetcache.core.tensor_file import read_tensor_file
 from hetcache.core.time_curve import TimeCurve
 from hetcache.files import UserError, digest, to_json
 from hetcache.planner.model import ErrorModel, Floats
@@ -169,12 +170,9 @@ def tables_file(calibration: Path) -> Path:
 
 def load_tables(path: Path, remedy: str) -> ErrorTables:
     """Raises ErrorTablesError, with `remedy`, for a missing or broken file."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})["tables"])
-            arrays = {name: file.get_tensor(name).astype(np.float64) for name in ARRAYS}
+        metadata, tensors = read_tensor_file(path)
+        facts, arrays = json.loads(metadata["tables"]), {name: tensors[name].astype(np.float64) for name in ARRAYS}
         if facts["schema"] != SCHEMA:
             raise ValueError(f"schema {facts['schema']}, and this version reads {SCHEMA}")
         return ErrorTables(
@@ -192,7 +190,7 @@ def load_tables(path: Path, remedy: str) -> ErrorTables:
         )
     except FileNotFoundError:
         raise ErrorTablesError(f"no error tables ({path.name} not found): {remedy}") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ErrorTablesError(f"{path.name} holds no error tables ({error}): {remedy}") from error
 
 

@@ -94,8 +94,10 @@ def test_linear_maps_of_another_model_are_refused(tmp_path):
     file = write(tmp_path / "m.json", fastcache={"file": "m.safetensors"})
     with pytest.raises(CalibrationError, match="linear maps of 'other', not of 'm'"):
         load_calibration("m", file).linear_maps()
-    with pytest.raises(CalibrationError, match="holds no linear maps"):
-        load_calibration("m", write(tmp_path / "n.json", fastcache={"file": "gone.safetensors"})).linear_maps()
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    for unread in ("gone", "broken"):
+        with pytest.raises(CalibrationError, match=f"{unread}.safetensors holds no linear maps"):
+            load_calibration("m", write(tmp_path / "n.json", fastcache={"file": f"{unread}.safetensors"})).linear_maps()
 
 
 def test_a_calibration_of_other_weights_is_refused(model_folder, tmp_path):
