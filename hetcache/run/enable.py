@@ -115,11 +115,14 @@ def enable_cache(
     context = RunContext.of(mask_THW, lambda: need.load(calibration), chosen.margin_width(config))
 
     def make_managers() -> ManagerFactory:
-        make = chosen.build(config, context)
+        make, is_first = chosen.build(config, context), True
 
         def warned(branch: Branch, schedule: Schedule) -> CacheManager:
-            for doubt in chosen.doubts(config, context, need.conditions(schedule.timesteps), schedule):
-                warnings.warn(doubt, stacklevel=2)
+            nonlocal is_first
+            if is_first:
+                is_first = False
+                for doubt in chosen.doubts(config, context, need.conditions(schedule.timesteps), schedule):
+                    warnings.warn(doubt, stacklevel=2)
             return make(branch, schedule)
 
         return warned

@@ -222,7 +222,7 @@ def test_a_pipeline_of_ones_own_warns_once(pipe, call_kwargs):
     from hetcache.run.enable import enable_cache
 
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
+        warnings.simplefilter("always")
         with enable_cache(pipe, "magcache", model_id="tiny") as session:
             pipe(**{**call_kwargs, "num_inference_steps": 4, "sigma_shift": 0.2, "progress_bar_cmd": session.steps})
     told = [str(each.message) for each in caught if "hetcache.calibrate" in str(each.message)]
