@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from hetcache.calibrate.measure import (
     time_curve,
 )
 from hetcache.calibrate.options import CalibrationRequest, parse
+from hetcache.calibrate.options import Measured as Asked
 from hetcache.calibrate.tables import measured_tables
 from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file, path_file
 from hetcache.core.drift import Rescale
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         device, dtype = choose_device(request.model)
         model, _ = choose_model(request.model.model, device.startswith("cuda"))
         asked, info = request.measured, model_info(model)
-        clips = [read(video, mask, request, info) for video, mask in zip(asked.video, asked.mask, strict=True)]
+        files = zip(asked.video, asked.mask, cycle(asked.frames), strict=False)
+        clips = [read(video, mask, count, request, info) for video, mask, count in files]
         options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
         pipeline = backend(info.backend).load(model, options)
         output = asked.output or own_calibration_file(info.model_id, model)
@@ -113,10 +116,15 @@ def write_errors(
     return path
 
 
-def read(video: Path, mask: Path, request: CalibrationRequest, info: ModelInfo) -> Clip:
+def read(video: Path, mask: Path, num_frames: int, request: CalibrationRequest, info: ModelInfo) -> Clip:
     source = probe(video)
     size = request.size.of(info.default_size(source.height, source.width))
-    return read_clip(video, mask, request.measured.frames, size)
+    return read_clip(video, mask, num_frames, size)
+
+
+def lengths(asked: Asked) -> int | list[int]:
+    """Frames of the clips, for the facts of a file: one number where all have as many."""
+    return asked.frames[0] if len(asked.frames) == 1 else list(asked.frames)
 
 
 def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int, paths: bool = False) -> Measured:
@@ -151,7 +159,7 @@ def write_paths(output: Path, info: ModelInfo, measured: Measured, request: Cali
         "sampler": info.sampler,
         **({"weights": weights} if weights else {}),
         "sigma_shift": edit.sigma_shift,
-        "frames": asked.frames,
+        "frames": lengths(asked),
         "clips": [video.name for video in asked.video],
         "first_seed": edit.seed,
     }
@@ -166,7 +174,7 @@ def curve_of_time(measured: Measured, request: CalibrationRequest) -> dict[str, 
     asked, schedule = request.measured, measured.schedule
     grams = [run.gram_SS for runs in measured.branches.values() for run in runs if run.gram_SS is not None]
     curve = time_curve(schedule.timesteps, grams)
-    clips = {"frames": asked.frames, "clips": [video.name for video in asked.video]}
+    clips = {"frames": lengths(asked), "clips": [video.name for video in asked.video]}
     points = [rounded(point) for point in curve.points]
     return {"time_curve": {"measured_on": clips, "timesteps": rounded(curve.timesteps), "points": points}}
 
@@ -193,7 +201,7 @@ def write(
             "steps": edit.num_steps,
             "sigma_shift": edit.sigma_shift,
             "cfg_scale": info.complete(edit).cfg_scale,
-            "frames": asked.frames,
+            "frames": lengths(asked),
             "clips": [video.name for video in asked.video],
             "first_seed": edit.seed,
             "dtype": dtype,

@@ -24,7 +24,7 @@ class Measured:
 
     video: tuple[Path, ...] = setting((DATA / "real.mp4",), "clips to measure on", shown="the example")
     mask: tuple[Path, ...] = setting((DATA / "masks.mp4",), "one mask per clip", shown="the example's")
-    frames: int = setting(33, "frames of each clip, 4k+1")
+    frames: tuple[int, ...] = setting((33,), "frames of each clip, 4k+1; of several numbers the clips take turns")
     rank: int = setting(32, "rank of FastCache's linear maps, 0 for none")
     paths: str = setting(
         "off",
@@ -51,7 +51,8 @@ class Measured:
         if len(self.video) != len(self.mask):
             raise UserError(f"{len(self.video)} videos and {len(self.mask)} masks: give one mask per video")
         check_settings(self)
-        check_frame_count(self.frames)
+        for count in self.frames:
+            check_frame_count(count)
         if self.errors and self.paths != "off":
             raise UserError("--errors measures nothing else: leave --paths out")
         if self.rank < 0:

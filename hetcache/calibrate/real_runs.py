@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,32 +72,46 @@ def sensitivity_of(gains: Sequence[Sequence[tuple[float, float]]], steps: int) -
 
 def real_psnr(kinds: Sequence[Kind], tables: ErrorTables, run: Watched, pipeline: Pipeline, config: Any) -> float:
     """In the mask, of a run of these kinds of steps against the uncached one, at most `NO_DIFFERENCE`."""
-    chosen = replace(config, decisions=decision_words(plan_decisions(kinds, tables.budgets)))
+    chosen = replace(config, decisions=words_of(kinds, tables))
     with torch.no_grad():
         result = pipeline.edit(run.clip, MODES["hetcache"].build(chosen, run.context), run.settings)
     return min(psnr(result.frames_THWC, run.result.frames_THWC, run.clip.mask_THW), NO_DIFFERENCE)
 
 
-Run = tuple[Sequence[Kind], float]
-"""A plan that was run, and its PSNR in the mask, dB."""
+def words_of(kinds: Sequence[Kind], tables: ErrorTables) -> str:
+    return decision_words(plan_decisions(kinds, tables.budgets))
+
+
+class Run(NamedTuple):
+    """A plan that was run, and its PSNR in the mask."""
+
+    clip: str
+    kinds: Sequence[Kind]
+    words: str
+    psnr_db: float
 
 
 def held_against(
     tables: ErrorTables, watched: Sequence[Watched], pipeline: Pipeline, config: Any, say: Callable[[str], None]
-) -> ErrorTables:
-    """The tables with the map from predicted error to PSNR in the mask: plans of several speed-ups are run on every
-    clip and compared with its uncached run. Along the uncached run a partial step errs by its keys and values alone;
-    in a run the rest of the picture, which it does not compute, drifts as well, and a plan seeks out what its tables
-    think too well of. So plain patterns and a first round of plans weigh partial steps against reused ones, and the
-    second round is of the plans that come of it."""
+) -> tuple[ErrorTables, list[Run]]:
+    """The tables with the map from predicted error to PSNR in the mask, and the runs that it was made of: plans of
+    several speed-ups are run on every clip and compared with its uncached run. Along the uncached run a partial step
+    errs by its keys and values alone; in a run the rest of the picture, which it does not compute, drifts as well, and
+    a plan seeks out what its tables think too well of. So plain patterns and a first round of plans weigh partial steps
+    against reused ones, and the second round is of the plans that come of it."""
     costs = Costs(UNIT, 0, (int(UNIT * PARTIAL_COST),) * len(tables.budgets))
     runs: list[Run] = []
+
+    def took(run: Watched, kinds: Sequence[Kind], told: str) -> None:
+        real = real_psnr(kinds, tables, run, pipeline, config)
+        runs.append(Run(run.clip.path.name, kinds, words_of(kinds, tables), real))
+        say(f"{run.clip.path.name}, {told.format(f'{real:.2f} dB')}")
+
     model = tables.model(tables.timesteps)
     for pattern in PATTERNS:
         kinds = model.ordered([pattern[t % len(pattern)] for t in range(model.num_steps)])
         for run in watched[:SENSED]:
-            runs.append((kinds, real_psnr(kinds, tables, run, pipeline, config)))
-            say(f"{run.clip.path.name}, {''.join(kind.compute.value for kind in pattern)}: {runs[-1][1]:.2f} dB")
+            took(run, kinds, f"{''.join(kind.compute.value for kind in pattern)}: {{}}")
     for _ in range(ROUNDS):
         model = tables.model(tables.timesteps)
         for speedup in SPEEDUPS:
@@ -105,20 +119,19 @@ def held_against(
             assert plan is not None
             by_error = -20 * math.log10(plan.error)
             for run in watched:
-                runs.append((plan.kinds, real_psnr(plan.kinds, tables, run, pipeline, config)))
-                say(f"{run.clip.path.name}, {speedup:g}x: {runs[-1][1]:.2f} dB, {by_error:.2f} by the error")
+                took(run, plan.kinds, f"{speedup:g}x: {{}}, {by_error:.2f} by the error")
         tables = weighed(tables, runs, len(watched))
-    return tables
+    return tables, runs
 
 
 def weighed(tables: ErrorTables, runs: Sequence[Run], num_clips: int) -> ErrorTables:
     """The tables with the factor of partial steps' errors that leaves the least between predicted and real PSNR, and
     with the map between them."""
-    real, best, least = [psnr for _, psnr in runs], tables, math.inf
+    real, best, least = [run.psnr_db for run in runs], tables, math.inf
     for factor in FACTORS:
         tried = replace(tables, partial=tables.partial * factor)
         model = tried.model(tried.timesteps)
-        errors = [model.predict(kinds) for kinds, _ in runs]
+        errors = [model.predict(run.kinds) for run in runs]
         found = psnr_map(errors, real, num_clips)
         levels = -20 * np.log10(errors)
         left = float(np.std(np.asarray(real) - found["psnr_slope"] * levels))

@@ -19,6 +19,7 @@ from hetcache.media.clip import Clip
 from hetcache.method.config import HetCacheConfig
 from hetcache.models import ModelInfo
 from hetcache.models.backend import Pipeline
+from hetcache.modes.exact import token_choice
 from hetcache.planner.model import Floats
 from hetcache.planner.tables import ErrorTables, Origin, forecast_time
 
@@ -37,7 +38,7 @@ def measured_tables(
 ) -> ErrorTables:
     """The tables of a model from these clips. The first clip's seed is `edit.seed`, each next one adds 1."""
     curve = calibration().time_curve
-    config = HetCacheConfig(context_kv="cached", forecast=1, forecast_in="sigma" if curve is None else "calibrated")
+    config = HetCacheConfig(context_kv="forecast", forecast=1, forecast_in="sigma" if curve is None else "calibrated")
     watched = []
     for index, clip in enumerate(clips):
         context = RunContext.of(torch.from_numpy(clip.mask_THW).to(pipeline.device), calibration, config.margin_width)
@@ -54,20 +55,22 @@ def measured_tables(
         config.context_kv,
         config.margin_ratio,
         forecast_time(curve),
+        **token_choice(config),
     )
     # What arrives of an error is told from a clip's own errors: clips differ in those.
     own = [(tables_of([run], origin), run) for run in watched[:SENSED]]
     gains = [gains_of(tables, run, pipeline, config, say) for tables, run in own]
     tables = replace(tables_of(watched, origin), sensitivity=sensitivity_of(gains, edit.num_steps))
-    tables = held_against(tables, watched, pipeline, config, say)
+    tables, runs = held_against(tables, watched, pipeline, config, say)
     about = {
         "clips": [clip.path.name for clip in clips],
-        "frames": sorted({clip.num_frames for clip in clips}),
+        "frames": [clip.num_frames for clip in clips],
         "sizes": sorted({clip.size for clip in clips}),
         "first_seed": edit.seed,
         "steps": edit.num_steps,
         "sigma_shift": edit.sigma_shift,
         "generative_share": [round(share(run.context), 3) for run in watched],
+        "runs": [[run.clip, run.words, round(run.psnr_db, 2)] for run in runs],
     }
     return replace(tables, measured_on=about)
 

@@ -21,9 +21,10 @@ from hetcache.core.time_curve import TimeCurve
 from hetcache.files import UserError, digest, to_json
 from hetcache.planner.model import ErrorModel, Floats
 
-SCHEMA = 1
+SCHEMA = 2
 SIGMA = "sigma"
 """The time of forecasts without a calibrated curve."""
+BY_GRID = "by the grid"
 NUMBERS = ("timesteps", "budgets", "power", "psnr_offset", "psnr_slope", "margin_db")
 ARRAYS = ("segments", "partial", "sensitivity")
 
@@ -35,7 +36,7 @@ class ErrorTablesError(UserError):
 @dataclass(frozen=True)
 class Origin:
     """What the tables were measured with: in all of it but `note` a run must be the same. `forecast_in` is that of
-    `forecast_time`."""
+    `forecast_time`, `margin_width` and `context_sample` those of `token_choice`."""
 
     model: str
     library: str
@@ -45,6 +46,8 @@ class Origin:
     context_kv: str
     margin_ratio: float
     forecast_in: str = SIGMA
+    margin_width: str = BY_GRID
+    context_sample: str = ""
     note: str = ""
 
 
@@ -86,6 +89,8 @@ class ErrorTables:
             ("context_kv", "--context-kv"),
             ("margin_ratio", "--margin-ratio"),
             ("forecast_in", "forecasts in"),
+            ("margin_width", "--margin-width"),
+            ("context_sample", "a context sample"),
         ):
             theirs, mine = getattr(self.origin, name), getattr(run, name)
             if theirs != mine:

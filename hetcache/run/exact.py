@@ -17,6 +17,7 @@ from hetcache.core.mode import Mode, NotPlannable, RunContext
 from hetcache.core.vocabulary import Branch, Compute, Decision
 from hetcache.files import UserError
 from hetcache.method.config import HetCacheConfig
+from hetcache.modes.exact import token_choice
 from hetcache.modes.planning import GUIDED, RunPlan, call_flops, plan_run
 from hetcache.planner.decide import plan_decisions
 from hetcache.planner.model import ErrorModel
@@ -108,6 +109,7 @@ def tables_of(job: Job, context: RunContext) -> ErrorTables:
         origin.context_kv,
         job.config.margin_ratio,
         SIGMA if origin.forecast_in == SIGMA else forecast_time(context.calibration().time_curve),
+        **token_choice(job.config),
     )
     tables.check(run, remedy)
     return tables
