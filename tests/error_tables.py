@@ -6,9 +6,12 @@ import numpy as np
 
 from hetcache.core.conditions import flow_timesteps
 from hetcache.core.facts import weights_fingerprint
+from hetcache.method.config import HetCacheConfig
+from hetcache.modes.exact import token_choice
 from hetcache.planner.tables import ErrorTables, Origin
 
-TINY = Origin("tiny", "diffsynth", "", weights_fingerprint("tiny"), 2.0, "cached", 0.7)
+CHOICE = token_choice(HetCacheConfig())
+TINY = Origin("tiny", "diffsynth", "", weights_fingerprint("tiny"), 2.0, "cached", 0.7, **CHOICE)
 REACH, BACK, AGES = 6, 4, 6
 
 

@@ -51,6 +51,7 @@ class Cell:
             "config": asdict(self.method.config()),
             "steps": self.method.num_steps,
             "matches": self.method.matches,
+            **({} if self.method.exact is None else {"exact": self.method.exact}),
             "video": self.case.digest,
             "seed": self.seed,
             "setup": dict(self.setup),

@@ -21,6 +21,7 @@ from hetcache.core.facts import hardware
 from hetcache.core.mode import ManagerFactory, Mode, RunContext
 from hetcache.core.options import EditSettings
 from hetcache.core.session import Observer
+from hetcache.core.vocabulary import Branch
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
@@ -31,8 +32,10 @@ from hetcache.metrics.registry import ReadyView
 from hetcache.models import ModelInfo
 from hetcache.models.backend import EditResult, Pipeline
 from hetcache.modes import MODES
-from hetcache.modes.planning import check_cfg_batch
+from hetcache.modes.exact import Ground, as_measured, at_speedup, check_exact
+from hetcache.modes.planning import GUIDED, check_cfg_batch
 from hetcache.report.tokens import token_map
+from hetcache.run.exact import tables_for
 from hetcache.run.record import SCHEMA, session_facts, timing_s
 
 Frames = NDArray[np.uint8]
@@ -149,11 +152,25 @@ class Bench:
         context = RunContext.of(mask_THW, self._load_calibration, mode.margin_width(config))
         config = mode.settle(config, context)
         mode.check_model(config, pipeline.shape(edit))
+        if method.exact is not None:
+            config = self._planned(mode, config, context, edit, method.exact)
         if edit.cfg_batch:
             check_cfg_batch(mode, config, context, pipeline.schedule(edit))
         with self._progress(edit.num_steps, label) as observe:
             factory = self._factory(method, config, context)
             return pipeline.edit(clip, factory, edit, observe), context, config
+
+    def _planned(self, mode: Mode, config: Any, context: RunContext, edit: EditSettings, speedup: float) -> Any:
+        """The config with the exact plan for that speed-up. Raises ValueError where there is none."""
+        if self._settings.model is None:
+            raise ValueError("an exact plan is made with a model's error tables, and these weights are random")
+        check_exact(mode, config)
+        assert edit.cfg_scale is not None
+        tables = tables_for(self._info, self._settings.model, edit.cfg_scale, config, context)
+        schedule, shape = self._pipeline().schedule(edit), self._pipeline().shape(edit)
+        branches = GUIDED if edit.cfg_scale != 1 else (Branch.COND,)
+        ground = Ground(mode, as_measured(config, tables), context, schedule, shape, branches, tables)
+        return ground.run(at_speedup(ground, speedup))[0]
 
     def _doubts(self, mode: Mode, config: Any, context: RunContext, edit: EditSettings) -> list[str]:
         if not mode.calibrated(config) or self._settings.decisions is not None:

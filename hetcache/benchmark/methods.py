@@ -8,24 +8,28 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hetcache.core.mode import Mode
-from hetcache.core.settings import kind_of, reader_of
+from hetcache.core.settings import finite, kind_of, reader_of
 from hetcache.modes import MODES
 
 STEPS = "steps"
+EXACT = "exact"
 BASELINE = "baseline"
+EXACT_MODE = "hetcache"
+"""The mode whose steps can be planned exactly."""
 
 
 @dataclass(frozen=True)
 class Method:
     """One row of the table; `name` is what `parse_method` reads. `settings` are the config fields that were set by
     hand; `num_steps` None means the benchmark's; `matches` names the method whose FLOPs decide `num_steps` (see
-    `match_steps`)."""
+    `match_steps`). `exact` is the speed-up for which the steps are planned exactly, in each run for itself."""
 
     name: str
     mode: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     num_steps: int | None = None
     matches: str | None = None
+    exact: float | None = None
 
     def config(self, modes: Mapping[str, Mode] = MODES) -> Any:
         """The mode's config. Raises ValueError for settings that it refuses."""
@@ -36,6 +40,8 @@ class Method:
         """What differs from the defaults of the mode's config, for a person."""
         if self.num_steps is not None:
             return f"{self.num_steps} steps"
+        if self.exact is not None:
+            return f"the exact plan for {self.exact:g}x"
         values = {**dict(modes[self.mode].defaults), **self.settings}
         shown = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in values.items())
         outside = modes[self.mode].outside(self.config(modes))
@@ -44,6 +50,8 @@ class Method:
     def flags(self) -> list[str]:
         """The flags of `inference.py` that this method adds."""
         words = ["--mode", self.mode]
+        if self.exact is not None:
+            words += ["--target-speedup", f"{self.exact:g}", "--planner", "exact"]
         for name, value in self.settings.items():
             flag = name.replace("_", "-")
             if isinstance(value, bool):
@@ -69,7 +77,8 @@ def default_methods(modes: Mapping[str, Mode] = MODES) -> list[Method]:
 
 
 def parse_method(text: str, modes: Mapping[str, Mode] = MODES) -> Method:
-    """`MODE`, `MODE:field=value,field=value`, `steps:K` or `steps:METHOD`. Raises ValueError with the remedy."""
+    """`MODE`, `MODE:field=value,field=value`, `steps:K`, `steps:METHOD` or `exact:X`. Raises ValueError with the
+    remedy."""
     name, _, rest = text.partition(":")
     if name == STEPS:
         if rest.isdigit() and int(rest) > 0:
@@ -77,8 +86,10 @@ def parse_method(text: str, modes: Mapping[str, Mode] = MODES) -> Method:
         if not rest or rest.partition(":")[0] not in modes:
             raise ValueError(f"--modes {text}: give a number of steps or a method, such as steps:25, steps:hetcache")
         return Method(text, BASELINE, matches=rest)
+    if name == EXACT:
+        return Method(text, EXACT_MODE, exact=_speedup(text, rest))
     if name not in modes:
-        raise ValueError(f"--modes {text}: unknown mode {name!r}, choose from {', '.join(modes)} or steps:K")
+        raise ValueError(f"--modes {text}: unknown mode {name!r}, choose from {', '.join(modes)}, steps:K or exact:X")
     settings = dict(_assignment(pair, modes[name]) for pair in rest.split(",") if pair)
     method = Method(text, name, settings)
     method.config(modes)
@@ -110,6 +121,16 @@ def match_steps(method: Method, num_steps: int, flops_ratio: float) -> Method:
 
     FLOPs and not seconds: the number must not depend on the machine's mood, or a resumed run would differ."""
     return replace(method, num_steps=max(1, math.ceil(num_steps / flops_ratio - 1e-9)))
+
+
+def _speedup(text: str, number: str) -> float:
+    try:
+        speedup = finite(number)
+    except ValueError:
+        speedup = 0.0
+    if speedup < 1:
+        raise ValueError(f"--modes {text}: give the speed-up that is planned for, at least 1, such as exact:5")
+    return speedup
 
 
 def _assignment(pair: str, mode: Mode) -> tuple[str, Any]:

@@ -29,7 +29,8 @@ class Compared:
     modes: tuple[str, ...] = setting(
         ("default",),
         "modes, with settings as hetcache:cache_thresh=0.1,context_ratio=0.2; steps:25 (fewer steps, no cache); "
-        "steps:hetcache (as many as its FLOPs pay for); all; default: the paper's table and the added methods",
+        "steps:hetcache (as many as its FLOPs pay for); exact:5 (hetcache's exact plan for 5x); all; default: the "
+        "paper's table and the added methods",
         shown="",
         metavar="METHOD",
     )

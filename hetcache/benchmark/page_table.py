@@ -54,8 +54,8 @@ def _row(row: Row, shown: Sequence[Column], starts: set[int]) -> str:
 
 
 def _in_name(row: Row) -> bool:
-    """Does the method's name already say its setting, as in hetcache:cache_thresh=0.1 and steps:25?"""
-    return "=" in row["method"] or row["method"] == f"steps:{row['steps'][0]}"
+    """Does the method's name already say its setting, as in hetcache:cache_thresh=0.1, steps:25 and exact:5?"""
+    return any(sign in row["method"] for sign in ("=", "exact:")) or row["method"] == f"steps:{row['steps'][0]}"
 
 
 def _start(index: int, starts: set[int]) -> str:

@@ -103,7 +103,7 @@ def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | 
     from hetcache.run.summary import known_rows, plan_rows, video_rows
 
     if request.output.wish is not None:
-        from hetcache.run.exact import check_exact
+        from hetcache.modes.exact import check_exact
 
         check_exact(request.mode, request.config)
     elif request.output.plan or request.output.target_speedup is not None:

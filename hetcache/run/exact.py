@@ -7,29 +7,25 @@ is least; `--quality DB` bounds the predicted error, within which the FLOPs are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hetcache.core.calibration import calibration_file
-from hetcache.core.decisions import decision_words
 from hetcache.core.facts import weights_fingerprint
-from hetcache.core.mode import Mode, NotPlannable, RunContext
-from hetcache.core.vocabulary import Branch, Compute, Decision
+from hetcache.core.mode import RunContext
+from hetcache.core.vocabulary import Branch
 from hetcache.files import UserError
 from hetcache.method.config import HetCacheConfig
-from hetcache.modes.exact import token_choice
-from hetcache.modes.planning import GUIDED, RunPlan, call_flops, plan_run
-from hetcache.planner.decide import plan_decisions
+from hetcache.models import ModelInfo
+from hetcache.modes.exact import Ground, as_measured, at_quality, at_speedup, cheapest, check_exact, token_choice
+from hetcache.modes.planning import GUIDED, RunPlan
 from hetcache.planner.model import ErrorModel
-from hetcache.planner.search import Costs, Front, Plan
+from hetcache.planner.search import Front, Plan
 from hetcache.planner.tables import SIGMA, ErrorTables, Origin, forecast_time, load_tables, tables_file
-from hetcache.run.editor import HALF, Editor
+from hetcache.run.editor import Editor
 from hetcache.run.job import Job
 from hetcache.run.step_times import StepTimes, time_steps
 from hetcache.run.wish import Wish
-
-SHARES = (12, 6, 3, 1)
-"""Parts of the uncached cost up to which the cheapest plan is looked for, one after the other: few need the last."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +37,6 @@ class ExactPlan:
     facts: dict[str, Any]
 
 
-def check_exact(mode: Mode, config: Any) -> None:
-    """Raises NotPlannable or UserError where the mode or its config leaves nothing to plan exactly."""
-    if mode.config is not HetCacheConfig or mode.plan is None:
-        raise NotPlannable(
-            f"--planner exact, --quality and --seconds plan --mode hetcache and its presets, not {mode.name}; "
-            "--target-speedup with --planner threshold turns its threshold"
-        )
-    if config.decisions is not None:
-        raise UserError("--decisions is a plan already: leave --target-speedup, --quality and --seconds out")
-    if config.signal == "output" or config.whole_steps_only:
-        given = "--signal output" if config.signal == "output" else "--whole-steps-only"
-        raise UserError(f"--planner exact has partial steps and a plan before the run: leave {given} out")
-
-
 def exact_plan(job: Job, wish: Wish, editor: Editor, config: HetCacheConfig, context: RunContext) -> ExactPlan:
     """Raises UserError for a model without error tables, or whose tables are of other conditions, and for a wish that
     is out of reach, with the best that can be had."""
@@ -63,25 +45,17 @@ def exact_plan(job: Job, wish: Wish, editor: Editor, config: HetCacheConfig, con
     config = fitting(job, editor, config, context, tables)
     schedule, shape = editor.schedule
     branches = GUIDED if job.settings.cfg_scale != 1 else (Branch.COND,)
-    model = tables.model(schedule.timesteps)
-    kinds = [Decision(Compute.FULL, ""), Decision(Compute.REUSE, ""), *partial_steps(tables)]
-    full, reuse, *partial = (len(branches) * call_flops(kind, job.mode, config, context, shape) for kind in kinds)
-    flops = Costs(full, reuse, tuple(partial))
-    uncached = plan_run(
-        job.mode, replace(config, decisions=words_of_full(schedule.num_steps)), context, schedule, shape, branches
-    )
-    around = uncached.flops_run - full * schedule.num_steps
+    ground = Ground(job.mode, config, context, schedule, shape, branches, tables)
     times = None
     if wish.seconds is not None:
         times = time_steps(job, editor, config, context, tables.budgets)
-        found = within_seconds(model, times, wish.seconds)
+        found = within_seconds(ground.model, times, wish.seconds)
     elif wish.quality is not None:
-        found = at_quality(model, flops, tables, wish.quality)
+        found = at_quality(ground, wish.quality)
     else:
         assert wish.target_speedup is not None
-        found = at_speedup(model, flops, around, uncached.flops_uncached, wish.target_speedup)
-    chosen = replace(config, decisions=decision_words(plan_decisions(found.kinds, tables.budgets)))
-    plan = plan_run(job.mode, chosen, context, schedule, shape, branches)
+        found = at_speedup(ground, wish.target_speedup)
+    chosen, plan = ground.run(found)
     promised = {
         "error": found.error,
         "psnr_db": round(tables.psnr(found.error), 2),
@@ -95,21 +69,27 @@ def exact_plan(job: Job, wish: Wish, editor: Editor, config: HetCacheConfig, con
 
 def tables_of(job: Job, context: RunContext) -> ErrorTables:
     """The error tables of the job's model. Raises UserError with the command that measures them."""
-    settings, info = job.settings, job.info
-    remedy = f"run python -m hetcache.calibrate --errors --model {job.model} --cfg-scale {settings.cfg_scale:g}"
-    tables = load_tables(tables_file(calibration_file(info.model_id, job.model)), remedy)
-    assert settings.cfg_scale is not None
+    assert job.settings.cfg_scale is not None
+    return tables_for(job.info, job.model, job.settings.cfg_scale, job.config, context)
+
+
+def tables_for(
+    info: ModelInfo, model: str, cfg_scale: float, config: HetCacheConfig, context: RunContext
+) -> ErrorTables:
+    """The error tables of a model, named as it was asked for. Raises UserError with the command that measures them."""
+    remedy = f"run python -m hetcache.calibrate --errors --model {model} --cfg-scale {cfg_scale:g}"
+    tables = load_tables(tables_file(calibration_file(info.model_id, model)), remedy)
     origin = tables.origin
     run = Origin(
         info.model_id,
         info.backend,
         info.sampler,
-        weights_fingerprint(job.model) or origin.weights,
-        settings.cfg_scale,
+        weights_fingerprint(model) or origin.weights,
+        cfg_scale,
         origin.context_kv,
-        job.config.margin_ratio,
+        config.margin_ratio,
         SIGMA if origin.forecast_in == SIGMA else forecast_time(context.calibration().time_curve),
-        **token_choice(job.config),
+        **token_choice(config),
     )
     tables.check(run, remedy)
     return tables
@@ -119,51 +99,15 @@ def fitting(
     job: Job, editor: Editor, config: HetCacheConfig, context: RunContext, tables: ErrorTables
 ) -> HetCacheConfig:
     """The config that the tables were measured with. Raises UserError where that is over --cache-budget-gib."""
-    needed = replace(
-        config,
-        context_kv=tables.origin.context_kv,
-        partial_vace="rows",
-        forecast=1,
-        forecast_in="sigma" if tables.origin.forecast_in == SIGMA else "calibrated",
-    )
+    needed = as_measured(config, tables)
     if editor.within_budget(job.mode, needed, context) != needed:
         budget_gib = job.settings.cache_budget_gib
-        limit = HALF if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
+        limit = "half of the GPU's free memory" if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
         raise UserError(
             f"--planner exact keeps keys and values from step to step, more than {limit}: give it more with "
             "--cache-budget-gib, or take --target-speedup with --planner threshold"
         )
     return needed
-
-
-def partial_steps(tables: ErrorTables) -> list[Decision]:
-    return [Decision(Compute.PARTIAL, "", context_ratio=budget) for budget in tables.budgets]
-
-
-def words_of_full(num_steps: int) -> str:
-    return f"Fx{num_steps}"
-
-
-def at_speedup(model: ErrorModel, flops: Costs, around: int, uncached: int, wanted: float) -> Plan:
-    """The least error with so many times fewer FLOPs; `around` are those outside the steps. Raises UserError."""
-    found = Front(model, flops, cost_limit=int(uncached / wanted) - around).best()
-    if found is None:
-        best = uncached / (cheapest(model, flops).cost + around)
-        raise UserError(
-            f"--target-speedup {wanted:g} is out of reach of the exact plan: at most {best:.2f}x here; use fewer "
-            "--steps as well"
-        )
-    return found
-
-
-def at_quality(model: ErrorModel, flops: Costs, tables: ErrorTables, floor_db: float) -> Plan:
-    """The fewest FLOPs with which nine in ten runs keep the floor. Every step in full keeps any."""
-    limit = tables.error_for(floor_db)
-    for share in SHARES:
-        found = Front(model, flops, flops.full * model.num_steps // share, limit).cheapest()
-        if found is not None:
-            return found
-    raise AssertionError("every step in full has no error")
 
 
 def within_seconds(model: ErrorModel, times: StepTimes, seconds: float) -> Plan:
@@ -177,15 +121,6 @@ def within_seconds(model: ErrorModel, times: StepTimes, seconds: float) -> Plan:
             "--steps, fewer --frames or a smaller --height and --width as well"
         )
     return found
-
-
-def cheapest(model: ErrorModel, costs: Costs) -> Plan:
-    """The plan with the least cost, whatever its error."""
-    for share in SHARES:
-        found = Front(model, costs, costs.full * model.num_steps // share).cheapest()
-        if found is not None:
-            return found
-    raise AssertionError("every step in full is a plan")
 
 
 def promise(facts: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,16 @@ from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.executor import Bench
 from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.benchmark.runner import Plan
+from hetcache.core.calibration import calibration_file
 from hetcache.core.facts import facts_of_code
 from hetcache.files import digest, to_json
 from hetcache.metrics.regions import regions
 from hetcache.metrics.registry import ReadyView, measure
 from hetcache.modes import MODES
+from hetcache.planner.tables import tables_file
 
 Frames = NDArray[np.uint8]
+MODEL = "tiny"
 FIGURES = ("psnr", "lpips")
 REGIONS = ("in_mask", "seam")
 
@@ -39,12 +43,21 @@ def code_of(mode: str) -> str:
     return digest(*(part for each in files for part in (each.name, each)))[:16]
 
 
+@cache
+def digest_of_tables() -> str:
+    """Of the embedded model's error tables, which exact plans are made with."""
+    return digest(tables_file(calibration_file(MODEL, MODEL)))[:16]
+
+
 class StudyCell(Cell):
-    """A cell that neither the code nor a setting that nobody has set makes another one."""
+    """A cell that neither the code nor a setting that nobody has set makes another one; an exact plan's is another
+    one with other error tables."""
 
     @property
     def folder(self) -> Path:
         facts = [self.method.name, self.case.digest, self.seed, dict(self.setup)]
+        if self.method.exact is not None:
+            facts.append(digest_of_tables())
         name = re.sub(r"[^A-Za-z0-9_.=]+", "-", self.method.name)[:60]
         return Path(self.case.name) / f"{name}-seed{self.seed}-{digest(to_json(facts, indent=None))[:10]}"
 

@@ -12,7 +12,7 @@ from hetcache.benchmark.cells import Record
 from scripts.study.curves import FIGURES, SPEEDUPS, Block, Curves, Figure, Point, at, duel, mean_at, standing
 from scripts.study.study import Study
 
-OURS = ("hetcache", "hetcache_noise", "hetcache_sampled", "hetcache_paper")
+OURS = ("hetcache", "hetcache_exact", "hetcache_noise", "hetcache_sampled", "hetcache_paper")
 """The first that is there is compared with all that is not in this list."""
 
 

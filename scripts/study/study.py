@@ -25,12 +25,11 @@ from hetcache.metrics.metric import Choices
 from hetcache.metrics.registry import load
 from hetcache.models import model_info
 from hetcache.models.backend import LoadOptions, Pipeline, backend
-from scripts.study.cells import FIGURES, StudyBench, StudyPlan, check_code, forget
+from scripts.study.cells import FIGURES, MODEL, StudyBench, StudyPlan, check_code, forget
 from scripts.study.clips import SCENES, write_clips
 from scripts.study.pace import Pace
 from scripts.study.sweeps import Sweep
 
-MODEL = "tiny"
 SET_BY_HAND = ("prompt", "negative_prompt", "num_steps", "cfg_scale", "sigma_shift")
 """What makes a study another one; all other settings of an edit are the defaults."""
 

@@ -83,6 +83,11 @@ SWEEPS = (
         f"{DUAL},context_kv=forecast,forecast=1,",
         "its defaults, spelled out: first-order forecast of what is not computed, keys and values included",
     ),
+    Sweep(
+        "hetcache_exact",
+        tuple(f"exact:{speedup}" for speedup in (1.9, 3, 5, 8, 12.5)),
+        "the exact plan for that speed-up, by error tables of ten other clips",
+    ),
     dial(
         *("hetcache_noise", "hetcache", "cache_thresh", (0.0006, 0.002, 0.01, 0.03, 0.08, 0.2, 0.6)),
         f"{NOISE},context_kv=forecast,forecast=2,",

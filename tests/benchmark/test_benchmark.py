@@ -87,6 +87,9 @@ def test_methods_are_read_from_the_command_line(text, mode, settings, steps):
         (["hetcache:cache_thresh=-1"], "negative"),
         (["steps:hetcache"], "add it"),
         (["hetcache:use_kmeans=2"], "on or off"),
+        (["exact:0.5"], "such as exact:5"),
+        (["exact:fast"], "such as exact:5"),
+        (["exact:inf"], "such as exact:5"),
     ],
 )
 def test_bad_methods_say_the_remedy(texts, message):
@@ -98,6 +101,15 @@ def test_flags_and_setting_of_a_method():
     method = parse_method("hetcache:cache_thresh=0.1,use_kmeans=off")
     assert method.flags() == ["--mode", "hetcache", "--cache-thresh", "0.1", "--no-use-kmeans"]
     assert method.setting() == "cache thresh 0.1, use kmeans off"
+
+
+def test_an_exact_plan_is_a_method_of_its_own(tmp_path):
+    method = parse_method("exact:5")
+    assert (method.mode, method.exact, method.setting()) == ("hetcache", 5.0, "the exact plan for 5x")
+    assert method.flags() == "--mode hetcache --target-speedup 5 --planner exact".split()
+    plan = make_plan(tmp_path)
+    folders = {plan.cell(parse_method(text), plan.cases[0], 0).folder for text in ("exact:5", "exact:8", "hetcache")}
+    assert len(folders) == 3
 
 
 @pytest.mark.parametrize("ratio, steps", [(1.0, 30), (2.0, 15), (2.9, 11), (100.0, 1)])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from error_tables import TINY, smooth_tables
 from toys import lend_calibration, toy_config
 
+from hetcache.core.facts import weights_fingerprint
 from hetcache.files import sole_holder
 from hetcache.media.write import write_video
 
@@ -20,6 +23,7 @@ METHOD = "hetcache:" + ",".join(f"{name}={value}" for name, value in PARTIAL.ite
 ROOT = Path(__file__).resolve().parents[2]
 import inference  # noqa: E402
 from hetcache.benchmark import command as benchmark  # noqa: E402
+from hetcache.run import exact  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,19 @@ def test_the_command_compares_writes_and_resumes(clip, toy, tmp_path, capsys, mo
     assert benchmark.main(words(clip, toy, tmp_path, *modes)) == 0
     assert "finished before" in capsys.readouterr().out
     assert json.loads((tmp_path / "benchmark.json").read_text())["rows"] == document["rows"]
+
+
+def test_an_exact_plan_is_made_for_each_run_and_needs_tables(clip, toy, tmp_path, capsys, monkeypatch):
+    asked = words(clip, toy, tmp_path / "out", "--modes", "exact:2")
+    assert benchmark.main(asked) == 1 and "run python -m hetcache.calibrate --errors" in capsys.readouterr().out
+    origin = replace(TINY, weights=weights_fingerprint(str(toy)))
+    smooth_tables(8, origin=origin).save(tmp_path / "tables.safetensors")
+    monkeypatch.setattr(exact, "tables_file", lambda calibration: tmp_path / "tables.safetensors")
+    assert benchmark.main(asked) == 0
+    rows = json.loads((tmp_path / "out/benchmark.json").read_text())["rows"]
+    assert rows[1]["method"] == "exact:2" and 2.0 <= rows[1]["flops_ratio"] < 3.0
+    run = next((tmp_path / "out/cells").glob("*/exact-2-*/run-0.json"))
+    assert json.loads(run.read_text())["config"]["decisions"].startswith("F,")
 
 
 def test_a_second_benchmark_in_one_folder_is_refused(clip, toy, tmp_path, capsys, monkeypatch):

@@ -38,6 +38,8 @@ def test_tables_are_read_back_as_they_were_kept(tmp_path):
         ({"weights": "def"}, "weights abc, and this run has def"),
         ({"cfg_scale": 5.0}, "guidance 2.0, and this run has 5.0"),
         ({"context_kv": "sampled"}, "--context-kv cached"),
+        ({"margin_width": "9"}, "--margin-width by the grid, and this run has 9"),
+        ({"context_sample": "of no clusters"}, "a context sample"),
         ({"note": "another"}, None),
     ],
 )

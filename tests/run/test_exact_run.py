@@ -85,6 +85,11 @@ def test_a_floor_and_seconds_are_planned_and_said(words: list[str], capsys: pyte
         ("--quality 40 --whole-steps-only", "leave --whole-steps-only out"),
         (f"--quality 40 --decisions Fx{STEPS}", "--decisions is a plan already"),
         (f"--target-speedup 2 --decisions Fx{STEPS}", "--decisions is a plan already"),
+        (
+            "--quality 40 --margin-width 9",
+            "measured with --margin-width by the grid, and this run has 9: run python",
+        ),
+        ("--quality 40 --no-use-kmeans", "of 16 clusters by attention, and this run has of no clusters by attention"),
         ("--quality 40 --cfg-scale 3", "measured with guidance 2.0, and this run has 3.0: run python -m hetcache.cal"),
         ("--quality 40 --cache-budget-gib 0.0001", "--cache-budget-gib 0.0001"),
     ],

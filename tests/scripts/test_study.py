@@ -247,6 +247,17 @@ def test_only_what_was_set_makes_another_cell(tmp_path: Any, monkeypatch: pytest
     assert made.plan(5).cell(made.methods[0], case, 0).folder == folders[0]
 
 
+def test_an_exact_plan_is_another_cell_with_other_error_tables(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(tmp_path, monkeypatch, FakeBench([]))
+    plan, case, exact = made.plan(5), made.cases[0], known_sweeps()["hetcache_exact"].methods()
+    assert [method.mode for method in exact] == ["hetcache"] * 5 and exact[2].exact == 5.0
+    methods = [made.methods[-1], exact[2]]
+    before = [plan.cell(method, case, 0).folder for method in methods]
+    monkeypatch.setattr("scripts.study.cells.digest_of_tables", lambda: "other")
+    after = [plan.cell(method, case, 0).folder for method in methods]
+    assert before[0] == after[0] and before[1] != after[1]
+
+
 def test_new_code_has_to_give_the_same_pixels(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     study(tmp_path, monkeypatch, FakeBench([]), seeds=(0,), lengths=(5,)).run(60)
     calls: list[str] = []
