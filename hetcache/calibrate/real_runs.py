@@ -82,18 +82,21 @@ def words_of(kinds: Sequence[Kind], tables: ErrorTables) -> str:
     return decision_words(plan_decisions(kinds, tables.budgets))
 
 
-class Run(NamedTuple):
-    """A plan that was run, and its PSNR in the mask."""
+Run = tuple[Sequence[Kind], float]
+"""A plan that was run, and its PSNR in the mask, dB."""
+
+
+class Told(NamedTuple):
+    """The same for a reader."""
 
     clip: str
-    kinds: Sequence[Kind]
     words: str
     psnr_db: float
 
 
 def held_against(
     tables: ErrorTables, watched: Sequence[Watched], pipeline: Pipeline, config: Any, say: Callable[[str], None]
-) -> tuple[ErrorTables, list[Run]]:
+) -> tuple[ErrorTables, list[Told]]:
     """The tables with the map from predicted error to PSNR in the mask, and the runs that it was made of: plans of
     several speed-ups are run on every clip and compared with its uncached run. Along the uncached run a partial step
     errs by its keys and values alone; in a run the rest of the picture, which it does not compute, drifts as well, and
@@ -101,17 +104,19 @@ def held_against(
     against reused ones, and the second round is of the plans that come of it."""
     costs = Costs(UNIT, 0, (int(UNIT * PARTIAL_COST),) * len(tables.budgets))
     runs: list[Run] = []
+    told: list[Told] = []
 
-    def took(run: Watched, kinds: Sequence[Kind], told: str) -> None:
+    def take(run: Watched, kinds: Sequence[Kind], text: str) -> None:
         real = real_psnr(kinds, tables, run, pipeline, config)
-        runs.append(Run(run.clip.path.name, kinds, words_of(kinds, tables), real))
-        say(f"{run.clip.path.name}, {told.format(f'{real:.2f} dB')}")
+        runs.append((kinds, real))
+        told.append(Told(run.clip.path.name, words_of(kinds, tables), real))
+        say(f"{run.clip.path.name}, {text.format(f'{real:.2f} dB')}")
 
     model = tables.model(tables.timesteps)
     for pattern in PATTERNS:
         kinds = model.ordered([pattern[t % len(pattern)] for t in range(model.num_steps)])
         for run in watched[:SENSED]:
-            took(run, kinds, f"{''.join(kind.compute.value for kind in pattern)}: {{}}")
+            take(run, kinds, f"{''.join(kind.compute.value for kind in pattern)}: {{}}")
     for _ in range(ROUNDS):
         model = tables.model(tables.timesteps)
         for speedup in SPEEDUPS:
@@ -119,19 +124,19 @@ def held_against(
             assert plan is not None
             by_error = -20 * math.log10(plan.error)
             for run in watched:
-                took(run, plan.kinds, f"{speedup:g}x: {{}}, {by_error:.2f} by the error")
+                take(run, plan.kinds, f"{speedup:g}x: {{}}, {by_error:.2f} by the error")
         tables = weighed(tables, runs, len(watched))
-    return tables, runs
+    return tables, told
 
 
 def weighed(tables: ErrorTables, runs: Sequence[Run], num_clips: int) -> ErrorTables:
     """The tables with the factor of partial steps' errors that leaves the least between predicted and real PSNR, and
     with the map between them."""
-    real, best, least = [run.psnr_db for run in runs], tables, math.inf
+    real, best, least = [psnr for _, psnr in runs], tables, math.inf
     for factor in FACTORS:
         tried = replace(tables, partial=tables.partial * factor)
         model = tried.model(tried.timesteps)
-        errors = [model.predict(run.kinds) for run in runs]
+        errors = [model.predict(kinds) for kinds, _ in runs]
         found = psnr_map(errors, real, num_clips)
         levels = -20 * np.log10(errors)
         left = float(np.std(np.asarray(real) - found["psnr_slope"] * levels))
