@@ -11,7 +11,8 @@ from hetcache.core.session import CacheSession
 from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Compute, Decision
 from hetcache.method.config import HetCacheConfig
-from hetcache.method.hetcache import CompactTokens, plan_hetcache
+from hetcache.method.hetcache import CompactTokens
+from hetcache.method.plan import plan_hetcache
 from hetcache.method.selector import TokenSelector
 
 # On the fixture's random time embedding e0 changes by some tenths a step: these give F, P and R in six steps.

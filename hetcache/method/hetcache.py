@@ -1,38 +1,25 @@
 """HetCache (arXiv 2603.24260): full, partial and reused steps over generative, margin and context tokens.
 
-This file composes the pure parts: `drift` decides, `selector` picks tokens, `forecast` carries on what is cached,
+This file composes the pure parts: `plan` decides, `selector` picks tokens, `forecast` carries on what is cached,
 `store` holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hetcache.core.calibration import CalibrationError
-from hetcache.core.decisions import parse_decisions
-from hetcache.core.drift import ChangeEstimator, LevelRule, plan_levels
 from hetcache.core.flops import ModelShape, partial_step_flops
 from hetcache.core.lead import Decider
-from hetcache.core.mode import ONE_STEP, Dial, MakeManager, Mode, NotPlannable, RunContext
+from hetcache.core.mode import Dial, MakeManager, Mode, RunContext
 from hetcache.core.store import RESIDUAL, FeatureStore
 from hetcache.core.time_curve import Powers, TimeAxis
-from hetcache.core.vocabulary import (
-    Attention,
-    BlockOps,
-    Branch,
-    CacheManager,
-    Compute,
-    Decision,
-    Hidden,
-    Schedule,
-    Step,
-)
+from hetcache.core.vocabulary import Attention, BlockOps, Branch, CacheManager, Compute, Decision, Hidden, Step
 from hetcache.method.config import HetCacheConfig
 from hetcache.method.forecast import KV_ORDER, Anchors, History
-from hetcache.method.output_drift import OutputDrift
+from hetcache.method.plan import lead, plan
 
 if TYPE_CHECKING:
     import torch
@@ -41,26 +28,6 @@ if TYPE_CHECKING:
 
 VELOCITY = ("output", 0, "velocity")
 ANCHORS = ("stack", 0, "anchors")
-
-
-def plan_hetcache(
-    schedule: Schedule, config: HetCacheConfig, estimator: ChangeEstimator, rule: LevelRule | None = None
-) -> list[Decision]:
-    """The decision of every step, before the run: the signal `e0` depends on the schedule alone."""
-    changes = estimator.changes(schedule, "e0")
-    drifts = None
-    if config.decision_rule == "forecast":
-        # What a step misses moves the latents by its share of the noise; stale context matters for what is left of it.
-        drifts = [change * (t / 1000.0) ** 2 for change, t in zip(changes, schedule.timesteps, strict=True)]
-        shares = noise_shares(schedule.timesteps)
-        changes = tuple(change * share**config.sigma_weight for change, share in zip(changes, shares, strict=True))
-    return plan_levels(changes, rule or config.rule(), schedule.skipped, drifts)
-
-
-def noise_shares(timesteps: Sequence[float]) -> list[float]:
-    """By how much each step moves the latents, N (sigma_t - sigma_t+1): 1 on average of a whole schedule."""
-    sigmas = [*(t / 1000.0 for t in timesteps), 0.0]
-    return [len(timesteps) * max(a - b, 0.0) for a, b in zip(sigmas, sigmas[1:], strict=False)]
 
 
 class CompactTokens(CacheManager):
@@ -212,41 +179,6 @@ class CompactTokens(CacheManager):
         if self.selector is not None and self.selector.wants_evidence(index):
             x_BND, q_BND, k_BND = ops.all_rows(x_BND), ops.all_heads(q_BND), ops.all_heads(k_BND)
             self.selector.observe(index, x_BND[0], q_BND[0], k_BND[0], ops.num_heads)
-
-
-def plan(
-    schedule: Schedule, config: HetCacheConfig, context: RunContext, branch: Branch, reuses: bool = True
-) -> list[Decision]:
-    """Raises NotPlannable for `signal` output."""
-    if config.signal == "output":
-        raise NotPlannable("--signal output decides from the run itself, so there is no plan before it")
-    if config.decisions is not None:
-        return given_decisions(config.decisions, schedule, reuses)
-    rule = replace(config.rule(), reuses=reuses)
-    return plan_hetcache(schedule, config, context.calibration().estimator(), rule)
-
-
-def given_decisions(words: str, schedule: Schedule, reuses: bool = True) -> list[Decision]:
-    """Raises ValueError where they are not as many as the run has steps, or another rule has the reuses."""
-    decisions = parse_decisions(words)
-    if not reuses:
-        raise ValueError("--decisions: TeaCache decides the reuses of this mode; use --mode hetcache")
-    if schedule is ONE_STEP:
-        return decisions[:1]
-    if len(decisions) != schedule.num_steps:
-        raise ValueError(
-            f"--decisions has {len(decisions)} steps and the run {schedule.num_steps}: give --steps {len(decisions)}, "
-            "or another plan"
-        )
-    return decisions
-
-
-def lead(schedule: Schedule, config: HetCacheConfig, context: RunContext, reuses: bool = True) -> OutputDrift | None:
-    if config.signal != "output":
-        return None
-    rule = config.rule()
-    # The scale of `refresh` is that of the calibrated changes.
-    return OutputDrift(replace(rule, rule="dual" if rule.rule == "forecast" else rule.rule, reuses=reuses), schedule)
 
 
 def cache(config: HetCacheConfig, context: RunContext, reuses: bool = True) -> MakeManager:

@@ -20,7 +20,8 @@ from hetcache.core.settings import setting
 from hetcache.core.vocabulary import Branch, Decision, Schedule
 from hetcache.method import hetcache
 from hetcache.method.config import HetCacheConfig
-from hetcache.method.hetcache import CompactTokens, given_decisions, plan_hetcache
+from hetcache.method.hetcache import CompactTokens
+from hetcache.method.plan import given_decisions, plan_hetcache
 
 if TYPE_CHECKING:
     from hetcache.core.tokens import Margin

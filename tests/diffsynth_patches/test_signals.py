@@ -14,7 +14,7 @@ from diffsynth_patches.denoiser import WanDenoiser, static_schedule
 from hetcache.core.calibration import load_calibration
 from hetcache.core.drift import decision_string
 from hetcache.method.config import HetCacheConfig
-from hetcache.method.hetcache import plan_hetcache
+from hetcache.method.plan import plan_hetcache
 
 SHIFTS = (5.0, 8.0, 16.0)
 

@@ -20,7 +20,8 @@ from hetcache.core.tokens import classify
 from hetcache.core.vocabulary import Branch, Compute, Decision, Schedule, Step
 from hetcache.method.config import HetCacheConfig
 from hetcache.method.forecast import Anchors, History, anchor_bytes
-from hetcache.method.hetcache import ANCHORS, CompactTokens, noise_shares, plan_hetcache
+from hetcache.method.hetcache import ANCHORS, CompactTokens
+from hetcache.method.plan import noise_shares, plan_hetcache
 from hetcache.method.selector import TokenSelector
 
 FORECAST_KV = {"context_kv": "forecast"}
