@@ -105,7 +105,8 @@ def count_edits(request: Request) -> int:
     """How many times the model runs: windows, or the three runs of --compare. Raises ValueError as the run would."""
     from hetcache.media.source import Source
     from hetcache.models import choose_model, model_info
-    from hetcache.run.job import choose_device, plan_length
+    from hetcache.run.job import choose_device
+    from hetcache.run.length import plan_length
 
     if request.output.compare:
         return 3

@@ -20,13 +20,13 @@ from hetcache.media.mask_clinic import MaskReport, examine
 from hetcache.media.options import FEATHER_PX_AT_480P
 from hetcache.media.placement import Box, Placement
 from hetcache.media.result import look_of
-from hetcache.media.sizes import check_frame_count, largest_4k_plus_1, smallest_4k_plus_1
 from hetcache.media.source import Source
-from hetcache.media.windows import Window, check_window, default_overlap, plan_windows
+from hetcache.media.windows import Window
 from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.models.options import ModelOptions
 from hetcache.run.identity import request_identity
-from hetcache.run.options import Request
+from hetcache.run.length import check_windows, plan_length
+from hetcache.run.options import Output, Request
 from hetcache.run.output import Outputs
 from hetcache.run.task import as_task
 from hetcache.run.wish import Wish
@@ -100,22 +100,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
     # Here already, because it may refuse.
     look_of(source, 1, wanted.lossless)
     num_frames, windows = plan_length(request, source, info.window)
-    if len(windows) > 1 and (wanted.compare or wanted.report):
-        raise VideoError(
-            f"--compare and --report show one window and these {num_frames} frames need {len(windows)}: "
-            f"give --frames {windows[0].count} to look at the first"
-        )
-    if len(windows) > 1 and wanted.seconds is not None:
-        raise VideoError(
-            f"--seconds is for one window and these {num_frames} frames need {len(windows)}: give --target-speedup, or "
-            f"--frames {windows[0].count}"
-        )
-    if wanted.seconds is not None and settings.parallel != "off":
-        raise VideoError(
-            "--seconds: processes would time the steps each by itself; give --target-speedup, or no --parallel"
-        )
-    if len(windows) == 1 and wanted.resume:
-        raise VideoError(f"--resume: these {num_frames} frames are one window, which leaves nothing to go on from")
+    check_windows(wanted, settings, num_frames, windows)
     fill = fill_of(settings, info)
     if source.options.keep_seen and fill != "propagate":
         raise VideoError("--keep-seen keeps what other frames show: give --fill propagate, or leave it out")
@@ -125,9 +110,6 @@ def prepare(request: Request, outputs: Outputs) -> Job:
     if len(windows) > 1 and source.options.fit == "crop":
         for mask_THW in source.masks(num_frames):
             clip.placement.check_mask(mask_THW)
-    feather_px = wanted.mask_feather
-    if feather_px is None:
-        feather_px = max(1, round(FEATHER_PX_AT_480P * source.size[0] / 480))
     return Job(
         mode=request.mode,
         config=request.config,
@@ -148,7 +130,7 @@ def prepare(request: Request, outputs: Outputs) -> Job:
         settings=settings,
         task=request.task.task,
         fill=fill,
-        feather_px=feather_px,
+        feather_px=feather_of(wanted, source),
         match_colour=wanted.match_colour,
         restore_seen=wanted.restore_seen,
         regrain=wanted.regrain,
@@ -211,32 +193,18 @@ def focus_of(
     return boxes * len(windows) if source.options.keep_seen else boxes
 
 
+def feather_of(wanted: Output, source: Source) -> int:
+    """The feather in pixels of the video, in proportion to its rows where none was asked for."""
+    if wanted.mask_feather is not None:
+        return wanted.mask_feather
+    return max(1, round(FEATHER_PX_AT_480P * source.size[0] / 480))
+
+
 def fill_of(settings: EditSettings, info: ModelInfo) -> str:
     """What the model is to see under the mask."""
     if not settings.apply_mask_to_input:
         return "none"
     return info.auto_fill if settings.fill == "auto" else settings.fill
-
-
-def plan_length(request: Request, source: Source, model_window: int) -> tuple[int, list[Window]]:
-    """(frames to edit, windows that cover them). `--frames all`, `--window` and `--overlap` allow any length; else the
-    frames are one window, which `--fit pad` fills up and `--fit crop` cuts to 4k + 1. Raises VideoError."""
-    asked, fit = request.length, source.options.fit
-    num_frames = source.length() if asked.frames == "all" else asked.frames
-    if asked.frames != "all" and asked.window is None and asked.overlap is None and not request.output.resume:
-        if fit == "stretch":
-            check_frame_count(num_frames)
-        elif fit == "crop":
-            num_frames = largest_4k_plus_1(num_frames)
-        return num_frames, [Window(0, smallest_4k_plus_1(num_frames), 0)]
-    length = model_window if asked.window is None else asked.window
-    overlap = default_overlap(length) if asked.overlap is None else asked.overlap
-    check_window(length, overlap)
-    if asked.frames != "all":
-        source.length(num_frames)
-    if fit == "crop" and num_frames <= length:
-        num_frames = largest_4k_plus_1(num_frames)
-    return num_frames, plan_windows(num_frames, length, overlap)
 
 
 def choose_device(options: ModelOptions) -> tuple[str, torch.dtype]:
