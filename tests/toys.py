@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetcache.core.calibration import path_file
+from hetcache.core.calibration_files import path_file
 from hetcache.core.paths import PathErrors, save_path_errors
 from hetcache.files import CALIBRATIONS
 

@@ -33,7 +33,8 @@ from hetcache.calibrate.measure import (
 from hetcache.calibrate.options import CalibrationRequest, parse
 from hetcache.calibrate.options import Measured as Asked
 from hetcache.calibrate.tables import measured_tables
-from hetcache.core.calibration import SCHEMA, load_calibration, own_calibration_file, path_file
+from hetcache.core.calibration import SCHEMA, load_calibration
+from hetcache.core.calibration_files import own_calibration_file, path_file
 from hetcache.core.drift import Rescale
 from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps

@@ -97,13 +97,8 @@ def enable_cache(
         raise UserError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
     chosen = MODES[mode]
     config = chosen.config(**{**dict(chosen.defaults), **settings})
-    if mask is None and chosen.needs_mask and not chosen.maskless(config):
-        free = [name for name, each in MODES.items() if not each.needs_mask]
-        needing = [name for name in MODES if name not in free]
-        raise UserError(
-            f"--mode {mode} works by the mask: give one, or a mode that needs none ({', '.join(free)}); "
-            f"{', '.join(needing)} need one"
-        )
+    if mask is None:
+        check_maskless(chosen, config)
     library = backend_of(pipe)
     if getattr(config, "decisions", None) is not None and library.num_experts(pipe) > 1:
         raise UserError(
@@ -128,3 +123,15 @@ def enable_cache(
         return warned
 
     return EnabledSession(pipe, chosen, make_managers, ranks)
+
+
+def check_maskless(mode: Mode, config: Any) -> None:
+    """Raises UserError for a mode that works by a mask, with those that do not."""
+    if not mode.needs_mask or mode.maskless(config):
+        return
+    free = [name for name, each in MODES.items() if not each.needs_mask]
+    needing = [name for name in MODES if name not in free]
+    raise UserError(
+        f"--mode {mode.name} works by the mask: give one, or a mode that needs none ({', '.join(free)}); "
+        f"{', '.join(needing)} need one"
+    )

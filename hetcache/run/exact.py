@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hetcache.core.calibration import calibration_file
+from hetcache.core.calibration_files import calibration_file
 from hetcache.core.facts import weights_fingerprint
 from hetcache.core.mode import RunContext
 from hetcache.core.vocabulary import Branch
@@ -22,7 +22,7 @@ from hetcache.modes.planning import GUIDED, RunPlan
 from hetcache.planner.model import ErrorModel
 from hetcache.planner.search import Front, Plan
 from hetcache.planner.tables import SIGMA, ErrorTables, Origin, forecast_time, load_tables, tables_file
-from hetcache.run.editor import Editor
+from hetcache.run.editor import HALF, Editor
 from hetcache.run.job import Job
 from hetcache.run.step_times import StepTimes, time_steps
 from hetcache.run.wish import Wish
@@ -102,7 +102,7 @@ def fitting(
     needed = as_measured(config, tables)
     if editor.within_budget(job.mode, needed, context) != needed:
         budget_gib = job.settings.cache_budget_gib
-        limit = "half of the GPU's free memory" if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
+        limit = HALF if budget_gib is None else f"--cache-budget-gib {budget_gib:g}"
         raise UserError(
             f"--planner exact keeps keys and values from step to step, more than {limit}: give it more with "
             "--cache-budget-gib, or take --target-speedup with --planner threshold"

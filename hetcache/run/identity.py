@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetcache.core.calibration import calibration_digest
+from hetcache.core.calibration_files import calibration_digest
 from hetcache.core.facts import facts_of_weights, hardware, package_versions
 from hetcache.files import CALIBRATIONS, digest, to_json
 from hetcache.media.images import list_frames

@@ -22,7 +22,7 @@ from hetcache.benchmark.cells import Case, Cell, Record, Store
 from hetcache.benchmark.executor import Bench
 from hetcache.benchmark.methods import BASELINE, Method
 from hetcache.benchmark.runner import Plan
-from hetcache.core.calibration import calibration_file
+from hetcache.core.calibration_files import calibration_file
 from hetcache.core.facts import facts_of_code
 from hetcache.files import digest, to_json
 from hetcache.metrics.regions import regions

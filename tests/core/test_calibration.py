@@ -22,7 +22,8 @@ from hetcache.calibrate.measure import (
     gram,
     time_curve,
 )
-from hetcache.core.calibration import CalibrationError, calibration_digest, load_calibration, own_calibration_file
+from hetcache.core.calibration import CalibrationError, load_calibration
+from hetcache.core.calibration_files import calibration_digest, own_calibration_file
 from hetcache.core.drift import ChangeCurve, Rescale
 from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import LinearFit, LinearMap, LinearMaps, load_linear_maps, save_linear_maps

@@ -15,7 +15,8 @@ from baselines.dpcache import DpCacheConfig, best_path, path_costs, plan_dpcache
 from hetcache.calibrate import command as calibrate
 from hetcache.calibrate.measure import BranchMeasurements, MeasuringManager, path_errors
 from hetcache.calibrate.options import Measured
-from hetcache.core.calibration import Calibration, CalibrationError, calibration_digest, load_calibration
+from hetcache.core.calibration import Calibration, CalibrationError, load_calibration
+from hetcache.core.calibration_files import calibration_digest
 from hetcache.core.conditions import Conditions
 from hetcache.core.drift import decision_string
 from hetcache.core.mode import RunContext
