@@ -7,6 +7,7 @@ Gradio lays it out; the stage and the list of jobs are `static/stage.js` and `st
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ HEAD = """<link rel="stylesheet" href="/app/static/app.css">
 <script defer src="/app/static/jobs.js"></script>"""
 FASTEST = 12.0
 LEGEND = {"full": "all tokens", "partial": "the edit's tokens", "reuse": "reused"}
+PATIENCE_S = 0.7
+"""A plan that takes longer is announced; the first one loads the model."""
+PLANNING = "The plan is being made ..."
 MARK_FIRST = "Open a clip, mark the thing and find it in every frame: then the plan is shown here."
 
 
@@ -71,6 +75,7 @@ class Form:
         self._sessions = sessions
         self._queue = queue
         self._planner = planner
+        self._planners = ThreadPoolExecutor(thread_name_prefix="plan")
         self._extras: list[tuple[Setting, Any]] = []
 
     def build(self) -> None:
@@ -137,8 +142,11 @@ class Form:
             return
         line, own = command_line(asked), self._choice(values).speed == OWN_SPEED
         for measure in (False, True):
+            planning = self._planners.submit(self._planner.outlook, asked, measure)
+            if not measure and wait([planning], PATIENCE_S).not_done and session.is_newest(asked_at):
+                yield _plan_html(PLANNING), line, gr.update(), gr.update(), lengths
             try:
-                outlook = self._planner.outlook(asked, measure)
+                outlook = planning.result()
             except (ValueError, OSError) as error:
                 yield _plan_html(_words(error, session), True), line, off, gr.update(), lengths
                 return

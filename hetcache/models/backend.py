@@ -6,8 +6,9 @@ first used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -148,12 +149,26 @@ def backend(name: str) -> Backend:
         raise UserError(f"unknown backend {name!r}: choose from {', '.join(BACKENDS)}")
     module, attribute = BACKENDS[name].split(":")
     try:
-        found: Backend = getattr(import_module(module), attribute)
+        with _without_pytree_notices():
+            found: Backend = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
         raise UserError(f"{name} is not installed: pip install 'hetcache[{name}]'") from error
     return found
+
+
+@contextmanager
+def _without_pytree_notices() -> Iterator[None]:
+    """transformers imports torchao where it is installed, and torch tells of that package's enums in two long lines,
+    about which nobody who runs an edit can do anything."""
+    logger = logging.getLogger("torch.utils._pytree")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def backend_of(pipe: Any) -> Backend:

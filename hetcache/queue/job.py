@@ -38,13 +38,14 @@ class Standing:
 @dataclass(frozen=True)
 class Progress:
     """A running job: which of its edits (windows, or runs of --compare), the decisions of its steps so far, one letter
-    each, and how long each step took."""
+    each, and how long each step took; before the first step `stage` says what is done."""
 
     edit: int = 1
     num_edits: int = 1
     num_steps: int = 0
     decisions: str = ""
     step_s: tuple[float, ...] = ()
+    stage: str = "loading the model"
 
     @property
     def left_s(self) -> float | None:
@@ -58,7 +59,7 @@ class Progress:
     def describe(self) -> str:
         """Such as `step 7 of 50 (FFRPRPR), about 12 s left`."""
         if not self.decisions:
-            return "loading the model"
+            return self.stage
         which = f"part {self.edit} of {self.num_edits}, " if self.num_edits > 1 else ""
         text = f"{which}step {len(self.decisions)} of {self.num_steps} ({self.decisions})"
         return text if self.left_s is None else f"{text}, about {span(self.left_s)} left"

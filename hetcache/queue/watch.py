@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Step
@@ -40,6 +41,11 @@ class StepWatch:
         if step.is_last or now - self._written > WRITE_S:
             self._put(self._progress)
             self._written = now
+        self.check()
+
+    def tell(self, words: str) -> None:
+        """What is done before the first step. Raises CancelledError."""
+        self._put(replace(self._progress, edit=max(self._progress.edit, 1), stage=words))
         self.check()
 
     def check(self) -> None:

@@ -96,7 +96,7 @@ def run_job(job: QueuedJob, studio: Studio) -> None:
     request = job.request()
     say("$ inference.py " + " ".join(job.words_with_files()))
     watch = StepWatch(job, count_edits(request))
-    studio.watch = watch
+    studio.watch, studio.told = watch, watch.tell
     watch.check()
     go_on(request, studio)
 

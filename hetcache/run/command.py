@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hetcache.cli import parse
 from hetcache.files import UserError
 from hetcache.run.options import Request
-from hetcache.run.terminal import complain, say, take_any_character
+from hetcache.run.terminal import complain, meanwhile, say, take_any_character
 
 if TYPE_CHECKING:
     from hetcache.run.output import Outputs
@@ -94,13 +94,15 @@ def run(request: Request, studio: Studio | None = None) -> None:
 def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | None = None) -> None:
     """Check everything that needs no model, then load, edit, composite, save and report. `start`: when the run began,
     by `time.perf_counter`."""
-    from hetcache.modes.planning import check_plannable
-    from hetcache.run.edit import edit_long, edit_short, ready
-    from hetcache.run.job import prepare
-    from hetcache.run.mask_picture import write_mask_picture
-    from hetcache.run.record import summary_rows, table
-    from hetcache.run.saving import save_seen, save_source
-    from hetcache.run.summary import known_rows, plan_rows, video_rows
+    with meanwhile("loading libraries"):
+        from hetcache.modes.planning import check_plannable
+        from hetcache.run.edit import edit_long, edit_short, ready
+        from hetcache.run.job import prepare
+        from hetcache.run.mask_picture import write_mask_picture
+        from hetcache.run.record import summary_rows, table
+        from hetcache.run.saving import save_seen, save_source
+        from hetcache.run.studio import Studio
+        from hetcache.run.summary import known_rows, plan_rows, video_rows
 
     if request.output.wish is not None:
         from hetcache.modes.exact import check_exact
@@ -110,7 +112,9 @@ def run_held(request: Request, outputs: Outputs, start: float, studio: Studio | 
         check_plannable(request.mode, request.output.target_speedup)
         if request.output.target_speedup is not None and getattr(request.config, "decisions", None) is not None:
             raise UserError("--decisions is a plan already: leave --target-speedup out")
-    job = prepare(request, outputs)
+    studio = studio or Studio()
+    with studio.stage("preparing the video, its mask and what goes under it"):
+        job = prepare(request, outputs)
     if len(job.windows) == 1 and not job.clip.source_mask_THW.any():
         say(table([*video_rows(job), *([] if job.mask_report is None else job.mask_report.rows())]))
         say("the mask is empty: there is nothing to plan" if job.plan else save_source(job))

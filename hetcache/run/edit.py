@@ -29,7 +29,9 @@ def ready(
 ) -> tuple[Editor, Any]:
     """(loaded editor, this model's config that keeps to --cache-budget-gib and to what was asked of the plan). Says the
     plan if it was asked for. `kept`: see `Editor`."""
-    editor = Editor(job, studio, kept)
+    studio = studio or Studio()
+    with studio.stage("loading the model"):
+        editor = Editor(job, studio, kept)
     config = job.mode.settle(job.config, context)
     job.mode.check_model(config, editor.schedule[1])
     if job.wish is None:

@@ -119,7 +119,7 @@ def table(rows: list[tuple[str, str]]) -> str:
 def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The table after a run, from its record."""
     times, flops, tokens = record["timing_s"], record["flops"], record["tokens"]
-    stages = ", ".join(f"{stage.replace('_', ' ')} {times[stage]:.1f} s" for stage in STAGES if times[stage] >= 0.05)
+    stages = ", ".join(f"{stage.replace('_', ' ')} {seconds:.1f} s" for stage, seconds in _all_times(times).items())
     rows = []
     if "windows" in record:
         skipped = sum("skipped" in window for window in record["windows"])
@@ -137,14 +137,11 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not record["accelerated"] and record["mode"] != "baseline" and flops["run"]:
         rows.append(("speed", "NOT ACCELERATED: no partial and no reused step at these settings"))
     elif record["accelerated"]:
-        rows.append(
-            (
-                "FLOPs",
-                f"{flops['ratio']:.2f}x fewer ({flops['run'] / 1e12:.2f} of "
-                f"{flops['uncached'] / 1e12:.2f} TFLOPs; partial steps compute {tokens['active']} of "
-                f"{tokens['total']} tokens)",
-            )
-        )
+        partial = ""
+        if any("P" in letters for letters in record["decisions"].values()):
+            partial = f"; partial steps compute {tokens['active']} of {tokens['total']} tokens"
+        work = f"{flops['run'] / 1e12:.2f} of {flops['uncached'] / 1e12:.2f} TFLOPs"
+        rows.append(("FLOPs", f"{flops['ratio']:.2f}x fewer ({work}{partial})"))
     if "put_back" in record:
         rows.append(("mask", _mask_text(record["conditioning"], record["put_back"])))
     rows.append(("memory", f"cache {record['cache_bytes'] / 2**20:.1f} MiB, peak {record['peak_memory_gib']:.2f} GiB"))
@@ -165,6 +162,12 @@ def summary_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("note", note) for note in record.get("fell_back", [])]
     rows += [(name, path) for name, path in record["outputs"].items() if path]
     return rows
+
+
+def _all_times(times: Mapping[str, float]) -> dict[str, float]:
+    """The stages that a person would notice, with what comes before them: libraries, reading, other frames."""
+    before_s = times["total"] - sum(times[stage] for stage in STAGES if stage != "total")
+    return {stage: seconds for stage, seconds in {"prepare": before_s, **times}.items() if seconds >= 0.05}
 
 
 def _mask_text(conditioning: Mapping[str, Any], put_back: Mapping[str, Any]) -> str:

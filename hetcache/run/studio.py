@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from hetcache.core.session import Observer
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Step
 from hetcache.models.backend import Backend, LoadOptions, Pipeline
+from hetcache.run.terminal import meanwhile
 
 Key = tuple[Backend, str, LoadOptions]
 Watcher = Callable[[Step, list[StepRecord]], None]
@@ -19,11 +21,12 @@ class Studio:
 
     `prompts` are those of all runs to come: a published model's text encoder leaves memory after loading, and a prompt
     that it was not asked for then needs another load. `watch(step, records)` is called after every step of every edit;
-    what it raises ends the run.
+    what it raises ends the run. `told(words)` is called when something begins that takes long without steps.
     """
 
     def __init__(self, prompts: Sequence[str] = (), watch: Watcher | None = None) -> None:
         self.watch = watch
+        self.told: Callable[[str], None] | None = None
         self._prompts = tuple(prompts)
         self._held: tuple[Key, frozenset[str], Pipeline] | None = None
 
@@ -41,6 +44,14 @@ class Studio:
     def clear(self) -> None:
         """Let go of the model."""
         self._held = None
+
+    @contextmanager
+    def stage(self, words: str) -> Iterator[None]:
+        """Around work that takes long and has no steps: says so, on a terminal and to who is `told`."""
+        if self.told is not None:
+            self.told(words)
+        with meanwhile(words):
+            yield
 
     def observer(self, shown: Observer) -> Observer:
         """Calls `shown` and who watches."""

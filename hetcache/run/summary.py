@@ -29,7 +29,7 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
         ("model", f"{job.model} on {job.device} in {precision} ({job.why})"),
         (
             "input",
-            f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {job.num_frames} frames, "
+            f"{clip.path}, {clip.source_size[1]}x{clip.source_size[0]}, {_frames_text(job)}, "
             f"{clip.masked_fraction:.0%} masked",
         ),
         *video_rows(job),
@@ -43,6 +43,19 @@ def plan_rows(job: Job, context: RunContext) -> list[Row]:
             f"seed {settings.seed}, prompt {settings.prompt!r}",
         ),
     ]
+
+
+def _frames_text(job: Job) -> str:
+    """How many frames are edited, and of how much where the rest of the video is left out."""
+    count, info, timeline = job.num_frames, job.source.info, job.source.timeline(job.num_frames)
+    if info.packets is None:
+        whole = f"{info.num_frames}" if (info.num_frames or 1) > count else None
+    else:
+        # By time: packets are not frames in every codec.
+        end_s = info.packets.video.end_s
+        left_s = 0 if end_s is None else end_s - timeline.end_s
+        whole = f"{float(left_s + timeline.duration_s):.1f} s" if left_s > 0.5 / timeline.mean_rate else None
+    return f"{count} frames" if whole is None else f"the first {count} frames of {whole} (--frames all: all of them)"
 
 
 def known_rows(job: Job) -> list[Row]:
@@ -59,9 +72,10 @@ def _focus_rows(job: Job) -> list[Row]:
     if focus is None:
         return [("focus", "the whole picture: the mask and its surroundings are nearly all of it")]
     top, left, height, width = focus
-    scale = job.clip.placement.scale
+    scale = f"{job.clip.placement.scale:.3g}"
+    unit = "pixel" if scale == "1" else "pixels"
     corner = f"from ({left}, {top})" + (", follows the mask from window to window" if len(set(job.boxes)) > 1 else "")
-    return [("focus", f"{width}x{height} {corner}, {scale:.3g} pixels of the model for one of the video")]
+    return [("focus", f"{width}x{height} {corner}, {scale} {unit} of the model for one of the video")]
 
 
 def _fill_rows(job: Job) -> list[Row]:

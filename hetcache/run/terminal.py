@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def say(text: str) -> None:
@@ -21,6 +23,21 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One message on standard error."""
     sys.stderr.write(f"{text}\n")
+
+
+@contextmanager
+def meanwhile(text: str) -> Iterator[None]:
+    """Say on a terminal what takes long now; when it is over the line is gone. Files and pipes get nothing of it."""
+    shown = sys.stderr.isatty()
+    if shown:
+        sys.stderr.write(f"  {text} ...")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write(f"\r{' ' * (len(text) + 6)}\r")
+            sys.stderr.flush()
 
 
 def take_any_character() -> None:
