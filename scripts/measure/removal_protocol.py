@@ -1,12 +1,15 @@
 """Removal where the truth is known: masks that move over clips and cover no object, so that the source is the answer.
 
-    python -m scripts.measure.removal_protocol --clips FOLDER --out results/removal
+    python -m scripts.measure.removal_protocol --clips FOLDER --out results/removal [--movers]
 
 FOLDER holds NAME.mp4 and, where a clip shows moving objects, NAME_mask.mp4: the moving hole stays off those and, where
-the camera stands still, off all that differs from the temporal median. Compared, inside the hole and against the
-source: `cv2.inpaint` (Telea), the push-pull fill, what other frames show alone, and the runs of inference.py listed in
-RUNS. Every result is kept, so that an interrupted run goes on; `--minutes` stops it in time. Prints the table so far;
-`removal.md` in --out has it.
+the camera stands still, off all that differs from the temporal median. With `--movers` it goes all of its way, whoever
+walks there, uncovered, before and after; what counts then is the part of the hole in which nothing moves at that time.
+
+Compared, inside the hole and against the source: `cv2.inpaint` (Telea), the push-pull fill, what other frames show
+alone, and the runs of inference.py listed in RUNS (`--methods` names some). Every result is kept, so that an
+interrupted run goes on; `--minutes` stops it in time. Prints the table so far; `removal.md` (`removal-movers.md`) in
+--out has it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
@@ -59,7 +62,9 @@ RUNS = {
 }
 # Grey levels from the temporal median of so many frames, above which a pixel moves.
 MOVES, FOR_MEDIAN = 24, 81
-CLASSICAL = ("cv2.inpaint", "push-pull", "other frames alone")
+OTHER_FRAMES = "other frames alone"
+CLASSICAL = ("cv2.inpaint", "push-pull", OTHER_FRAMES)
+METHODS = (*CLASSICAL, *RUNS)
 
 
 def moving_hole(objects_THW: Mask, motion: str) -> Mask | None:
@@ -84,6 +89,17 @@ def moving_hole(objects_THW: Mask, motion: str) -> Mask | None:
     return None
 
 
+def hole_and_counted(objects_THW: Mask, motion: str, over_movers: bool) -> tuple[Mask, Mask] | None:
+    """(the hole, the part of it that is measured); None where there is none."""
+    if not over_movers:
+        hole_THW = moving_hole(objects_THW, motion)
+        return None if hole_THW is None else (hole_THW, hole_THW)
+    hole_THW = moving_hole(np.zeros_like(objects_THW), motion)
+    if hole_THW is None or not (hole_THW & ~objects_THW).any():
+        return None
+    return hole_THW, hole_THW & ~objects_THW
+
+
 def psnr_db(result_THWC: Frames, truth_THWC: Frames, mask_THW: Mask) -> float:
     error = result_THWC[mask_THW].astype(np.float32) - truth_THWC[mask_THW]
     return float(10 * np.log10(255**2 / max(float(np.square(error).mean()), 1e-6)))
@@ -93,7 +109,7 @@ def classical(name: str, frames_THWC: Frames, hole_THW: Mask) -> Frames:
     """The result of one of CLASSICAL."""
     if name == "push-pull":
         return fill_under_mask(frames_THWC, hole_THW, "push_pull")
-    if name == "other frames alone":
+    if name == OTHER_FRAMES:
         return propagate_fill(frames_THWC, hole_THW).frames_THWC
     pairs = zip(frames_THWC, hole_THW, strict=True)
     return np.stack([cv2.inpaint(frame, hole.astype(np.uint8), 5, cv2.INPAINT_TELEA) for frame, hole in pairs])
@@ -153,15 +169,16 @@ def movers(frames_THWC: Frames) -> Mask:
 def measured(args: argparse.Namespace, meter: Lpips, clip: Path, motion: str, method: str) -> dict[str, Any] | None:
     """One cell; None where the hole finds no way."""
     frames_THWC, objects_THW, kind = read_clip(clip, args.frames)
-    hole_THW = moving_hole(objects_THW, motion)
-    if hole_THW is None:
+    found = hole_and_counted(objects_THW, motion, args.movers)
+    if found is None:
         return None
+    hole_THW, counted_THW = found
     if method in RUNS:
         result_THWC = run(RUNS[method], clip, hole_THW, args.steps, args.out)
     else:
         result_THWC = classical(method, frames_THWC, hole_THW)
-    lpips = meter.distances(result_THWC, frames_THWC, {"hole": hole_THW})["hole"]
-    figures = {"psnr_db": psnr_db(result_THWC, frames_THWC, hole_THW), "lpips": float(np.mean(lpips))}
+    lpips = meter.distances(result_THWC, frames_THWC, {"hole": counted_THW})["hole"]
+    figures = {"psnr_db": psnr_db(result_THWC, frames_THWC, counted_THW), "lpips": float(np.nanmean(lpips))}
     return {"clip": clip.stem, "camera": kind, "motion": motion, "method": method, **figures}
 
 
@@ -172,9 +189,9 @@ def cells(args: argparse.Namespace) -> list[dict[str, Any]]:
     args.out.mkdir(parents=True, exist_ok=True)
     stop = time.monotonic() + 60 * args.minutes
     clips = sorted(path for path in args.clips.glob("*.mp4") if not path.stem.endswith("_mask"))
-    found = []
-    for motion, clip, method in product(args.motions, clips, (*CLASSICAL, *RUNS)):
-        file = args.out / f"{clip.stem}-{motion}-{method.replace(' ', '_')}-{args.frames}-{args.steps}.json"
+    found, suffix = [], "-movers" if args.movers else ""
+    for motion, clip, method in product(args.motions, clips, args.methods):
+        file = args.out / f"{clip.stem}-{motion}-{method.replace(' ', '_')}-{args.frames}-{args.steps}{suffix}.json"
         if not file.is_file() and time.monotonic() < stop:
             write_json(file, measured(args, meter, clip, motion, method))
         if file.is_file() and (cell := json.loads(file.read_text())) is not None:
@@ -182,9 +199,9 @@ def cells(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: averages by method and camera, then every clip; and where `now` is how far below push-pull."""
-    methods = [*CLASSICAL, *RUNS]
+def table(found: list[dict[str, Any]], methods: Sequence[str] = METHODS) -> str:
+    """Markdown: averages by method and camera, then every clip; and where a method that knows other frames, or a run,
+    is how far below push-pull. Rows that lack one of `methods` do not count."""
     ways = sorted({(cell["clip"], cell["motion"]) for cell in found})
     by = {(cell["clip"], cell["motion"], cell["method"]): cell for cell in found}
     whole = [way for way in ways if all((*way, method) in by for method in methods)]
@@ -205,7 +222,7 @@ def table(found: list[dict[str, Any]]) -> str:
         *((clip, [row for row in whole if row[0] == clip]) for clip in sorted({clip for clip, _ in whole})),
     ):
         lines.append(f"| {name} ({len(rows)}) | {' | '.join(mean(rows, method) for method in methods)} |")
-    for method in RUNS:
+    for method in (each for each in (OTHER_FRAMES, *RUNS) if {each, "push-pull"} <= {*methods}):
         gaps = {row: by[(*row, method)]["psnr_db"] - by[(*row, "push-pull")]["psnr_db"] for row in whole}
         if gaps:
             worst = min(gaps, key=lambda row: gaps[row])
@@ -226,11 +243,13 @@ def main() -> None:
     parser.add_argument(
         "--motions", nargs="+", choices=MOTIONS, default=list(MOTIONS), help="of the hole (default all)"
     )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="columns (default all)")
+    parser.add_argument("--movers", action="store_true", help="let the hole go where others walk, see above")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing new after so many")
     parser.add_argument("--lpips", metavar="FILE", help="the AlexNet weights, else those that were fetched")
     args = parser.parse_args()
-    text = table(cells(args))
-    write_text(args.out / "removal.md", text)
+    text = table(cells(args), args.methods)
+    write_text(args.out / ("removal-movers.md" if args.movers else "removal.md"), text)
     print(text)
 
 

@@ -161,3 +161,67 @@ def test_reach_bounds_how_far_frames_are_looked_for():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="mask has shape"):
         propagate_fill(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 9), bool))
+
+
+def walked_past(count, walks, noise=3.0, camera=None):
+    """(frames with noise, truth without it, the first walk's mask): people of a colour of their own cross a background;
+    a walk is (first frame, last frame, left at the first, pixels a frame)."""
+    rng = np.random.default_rng(5)
+    truth = filmed(scene(), camera or [shifted(100, 100)] * count)
+    frames, mask = truth.astype(np.float32), np.zeros(truth.shape[:3], bool)
+    for person, (first, last, left, step) in enumerate(walks):
+        for index in range(first, last + 1):
+            start = left + step * (index - first)
+            span = np.s_[index, 25:75, max(round(start), 0) : max(round(start + 18), 0)]
+            frames[span] = ((200, 40, 60), (30, 60, 190), (60, 190, 40))[person]
+            if person == 0:
+                mask[index, 22:78, max(round(start) - 3, 0) : max(round(start + 18) + 3, 0)] = True
+    noisy = frames + rng.normal(0, noise, frames.shape)
+    return noisy.round().clip(0, 255).astype(np.uint8), truth, mask
+
+
+# Who is removed stands at 50 for a while or walks; the others pass where they stood, uncovered.
+WALKS = {
+    "crosses afterwards": (45, [(0, 20, 50, 0), (19, 36, -20, 8)]),
+    "follows closely": (45, [(0, 20, -20, 7), (5, 25, -20, 7)]),
+    "before and after": (61, [(25, 35, 50, 0), (14, 31, 110, -6), (29, 46, -20, 7)]),
+    "slowly": (81, [(0, 25, 50, 0), (20, 50, -10, 4)]),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_somebody_who_walks_past_uncovered_is_not_pasted_into_the_hole(walk):
+    """One frame's noise is 38.6 dB. Where others walk through the hole itself, a little of it is interpolated."""
+    frames, truth, mask = walked_past(*WALKS[walk])
+    filled = propagate_fill(frames, mask)
+    assert psnr(filled.frames_THWC, truth, mask) > (32 if walk == "before and after" else 40)
+    assert (filled.seen_THW[mask] > 0.5).mean() > 0.95
+    poisoned = frames.copy()
+    poisoned[mask] = 255 - poisoned[mask]
+    again = propagate_fill(poisoned, mask)
+    assert (filled.frames_THWC == again.frames_THWC).all() and (filled.seen_THW == again.seen_THW).all()
+
+
+def test_nor_before_a_camera_that_pans():
+    count = 45
+    camera = [shifted(60 + 0.7 * index, 100 + 0.3 * index) for index in range(count)]
+    frames, truth, mask = walked_past(count, [(0, 20, -20, 7), (5, 25, -20, 7)], camera=camera)
+    assert psnr(propagate_fill(frames, mask).frames_THWC, truth, mask) > 38
+
+
+def test_what_stands_there_before_and_after_stays():
+    """As a car that comes, stands and drives off: the hole passes over it while it stands."""
+    truth = filmed(scene(), [shifted(100, 100)] * 81)
+    truth[25:56, 30:70, 40:90] = (200, 40, 60)
+    mask = np.zeros(truth.shape[:3], bool)
+    mask[38:43] = box(5, (35, 20), (0, 15))
+    assert psnr(propagate_fill(truth, mask).frames_THWC, truth, mask) > 40
+
+
+def test_two_who_show_different_things_make_less_sure_than_two_who_agree():
+    frames, _, mask = walked_past(3, [(1, 1, 50, 0)])
+    agreed = propagate_fill(frames, mask)
+    frames[2, 25:75, 50:68] = (30, 60, 190)
+    apart = propagate_fill(frames, mask)
+    inner = np.s_[1, 30:70, 53:65]
+    assert apart.seen_THW[inner].mean() < agreed.seen_THW[inner].mean() - 0.05

@@ -9,9 +9,11 @@ from scripts.measure.clean_plate import lpips_of
 from scripts.measure.removal_protocol import (
     CLASSICAL,
     MOTIONS,
+    OTHER_FRAMES,
     RUNS,
     camera,
     classical,
+    hole_and_counted,
     movers,
     moving_hole,
     psnr_db,
@@ -56,6 +58,29 @@ def test_what_moves_before_a_still_camera_is_found():
     frames[walker] = 160
     frames[4, 50, 50] = 255  # a speck
     assert (movers(frames) == walker).all()
+
+
+def test_a_hole_may_go_where_others_walk_and_counts_where_nobody_is():
+    walker = np.zeros((9, 120, 200), bool)
+    walker[:, 50:70, 80:120] = True
+    hole, counted = hole_and_counted(walker, "across", over_movers=True)
+    assert (hole & walker).any() and (counted == (hole & ~walker)).all() and counted.any()
+    around, same = hole_and_counted(walker, "across", over_movers=False)
+    assert not (around & walker).any() and (around == same).all()
+    assert hole_and_counted(np.ones_like(walker), "across", over_movers=True) is None
+
+
+def test_a_table_of_some_methods_counts_the_rows_that_have_those():
+    cells = [
+        {"clip": clip, "camera": "still", "motion": "circle", "method": method, "psnr_db": psnr, "lpips": 0.5}
+        for clip in "ab"
+        for method, psnr in (("push-pull", 20.0), (OTHER_FRAMES, 19.0))
+    ]
+    text = table(cells, ["push-pull", OTHER_FRAMES])
+    assert "| **all** (2) | 20.00 / 0.500 | 19.00 / 0.500 |" in text
+    assert (
+        "`other frames alone` against push-pull: at worst -1.00 dB (a, circle); more than 0.5 dB below it in 2" in text
+    )
 
 
 def test_the_table_averages_whole_rows_and_names_the_worst():
