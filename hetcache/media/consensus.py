@@ -108,7 +108,7 @@ def _weighted_median(values_3SN: Plane, weights_SN: Plane) -> Plane:
     running = np.cumsum(np.take_along_axis(np.broadcast_to(weights_SN, values_3SN.shape), order, axis=1), axis=1)
     middle = (running >= running[:, -1:] / 2).argmax(1)[:, None]
     chosen_3N: Plane = np.take_along_axis(np.take_along_axis(values_3SN, order, axis=1), middle, axis=1)[:, 0]
-    return chosen_3N.T
+    return np.asarray(chosen_3N.T)
 
 
 def _belonging(samples: list[Sample], hole: Mask) -> tuple[Plane, Plane]:

@@ -103,7 +103,7 @@ def _fill_frame(
         if not (wanted or (is_witness and (hole & ~hidden).sum() > LEAST_SHOWN * hole.sum())):
             continue
         view = View(warped(blind_THWC[other], way @ to_box, hole.shape), hidden)
-        match = fitted(here, view, with_flow=wanted)
+        match = fitted(here, view, with_flow=bool(wanted))
         if match is not None:
             samples.append(Sample(other - index, match, match.weight()))
             missing -= hole & (samples[-1].weight > LEAST_CONFIDENCE)

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hetcache.media.propagate import LEAST_CONFIDENCE, Filled
+from hetcache.media.align import LEAST_CONFIDENCE
+from hetcache.media.propagate import Filled
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
