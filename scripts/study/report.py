@@ -17,6 +17,8 @@ from scripts.study.study import Study
 
 COLOURS = ("#0b6e75", "#c8501e", "#5b6875", "#8a4fb0", "#b58900", "#3a7d2c", "#c2477a", "#2f5fb3", "#7a5230", "#111111")
 
+BANDS = 6
+
 TIMES = "Times are in the JSON for what they are worth: runs follow each other, on a machine that may be shared."
 
 
@@ -159,7 +161,7 @@ def plot_svg(runs: Runs) -> str:
     matplotlib = optional_import("matplotlib", "matplotlib", "the study's plot")
     style = {"svg.fonttype": "none", "svg.hashsalt": "hetcache", "font.size": 10, "font.family": "sans-serif"}
     with matplotlib.rc_context(style):
-        drawing = figures.Figure(figsize=(11, 4.8), layout="constrained")
+        drawing = figures.Figure(figsize=(12, 4.8), layout="constrained")
         for axes, figure in zip(drawing.subplots(1, len(FIGURES)), FIGURES, strict=True):
             _draw(axes, runs.curves, figure)
             axes.set_xscale("log")
@@ -169,21 +171,26 @@ def plot_svg(runs: Runs) -> str:
             axes.grid(alpha=0.25)
             if not figure.higher_is_better:
                 axes.set_yscale("log")
-        drawing.axes[0].legend(fontsize=8, frameon=False)
+        lines, names = drawing.axes[0].get_legend_handles_labels()
+        drawing.legend(lines, names, loc="outside right center", fontsize=8, frameon=False)
         text = io.StringIO()
         drawing.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
 
 
 def _draw(axes: Any, curves: Curves, figure: Figure) -> None:
+    """Solid lines are ours, the thickest is the default; bands of more curves than `BANDS` would hide each other."""
     ours = ours_of(curves)
-    for name, colour in zip(curves, COLOURS * 2, strict=False):
+    for number, name in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
         reached = [(float(s), mean_at(curves[name], float(s), figure).estimate) for s in np.geomspace(1.8, 14, 40)]
         known = [(speed, found) for speed, found in reached if found is not None]
         if not known:
             continue
         speeds = [speed for speed, _ in known]
-        style = {"linewidth": 2.4} if name in ours[:1] else {"linewidth": 1.3, "linestyle": "--"}
+        dashes = "-" if name in ours else "--" if number < len(COLOURS) else ":"
+        style = {"linewidth": 2.8 if name in ours[:1] else 1.4, "linestyle": dashes}
         axes.plot(speeds, [found.mean for _, found in known], color=colour, label=name, **style)
-        low, high = [found.low for _, found in known], [found.high for _, found in known]
-        axes.fill_between(speeds, low, high, color=colour, alpha=0.12, linewidth=0)
+        if len(curves) <= BANDS or name in ours[:1]:
+            low, high = [found.low for _, found in known], [found.high for _, found in known]
+            axes.fill_between(speeds, low, high, color=colour, alpha=0.12, linewidth=0)
