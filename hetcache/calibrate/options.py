@@ -24,7 +24,9 @@ class Measured:
 
     video: tuple[Path, ...] = setting((DATA / "real.mp4",), "clips to measure on", shown="the example")
     mask: tuple[Path, ...] = setting((DATA / "masks.mp4",), "one mask per clip", shown="the example's")
-    frames: tuple[int, ...] = setting((33,), "frames of each clip, 4k+1; of several numbers the clips take turns")
+    frames: tuple[int, ...] = setting(
+        (33,), "frames of each clip, 4k+1; of several numbers the clips take turns", shown="33"
+    )
     rank: int = setting(32, "rank of FastCache's linear maps, 0 for none")
     paths: str = setting(
         "off",

@@ -82,7 +82,8 @@ class HetCacheConfig:
         "output, a third of a step's work",
     )
     whole_steps_only: bool = setting(
-        False, "no partial steps: reused steps repeat the model's last output, so next to no memory is needed"
+        False,
+        "no partial steps: reused steps repeat, or forecast, the model's last output, so next to no memory is needed",
     )
     signal: str = setting(
         "timestep",

@@ -18,7 +18,8 @@ class ModelOptions:
 
     model: str = setting(
         "auto",
-        f"auto (1.3B on CUDA, else the embedded model), {', '.join(MODELS)}, or a folder with weights",
+        f"auto (1.3B on CUDA, else the embedded model), {', '.join(MODELS)}, a folder with weights, or a hub's "
+        "repository in diffusers' layout",
         metavar="MODEL",
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", metavar="DEVICE")
