@@ -46,12 +46,8 @@ class Clip:
         """Frames that the model works on."""
         return len(self.frames_THWC)
 
-    def to_source(self, frames_THWC: Frames) -> Frames:
-        """The model's output [T, H, W, 3] at the source's size and length."""
-        return self.placement.frames_to_source(frames_THWC[: len(self.source_THWC)])
-
     def iter_to_source(self, frames_THWC: Frames) -> Iterator[Frames]:
-        """`to_source` frame by frame [H, W, 3], where large frames are not needed all at once."""
+        """The model's output [T, H, W, 3] at the source's size and length, frame by frame [H, W, 3]."""
         for frame_HWC in frames_THWC[: len(self.source_THWC)]:
             yield self.placement.frames_to_source(frame_HWC[None])[0]
 

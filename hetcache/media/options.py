@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from hetcache.core.settings import check_settings, refused, setting
 from hetcache.files import UserError
@@ -13,7 +13,6 @@ Extend = Literal["error", "hold", "loop"]
 Channel = Literal["auto", "luma", "alpha", "red", "green", "blue"]
 Timing = Literal["auto", "frames", "time"]
 Fit = Literal["stretch", "pad", "crop"]
-FITS: tuple[Fit, ...] = get_args(Fit)
 Focus = int | Literal["auto", "off"]
 Area = tuple[int, int] | Literal["native", "mask"]
 

@@ -161,6 +161,7 @@ def with_teacache(base: Mode) -> Mode:
         needs_mask=base.needs_mask,
         maskless=base.maskless,
         vace_on_reuse=teacache.MODE.vace_on_reuse,
+        check_model=base.check_model,
         settle=lambda config, context: teacache.settle(base.settle(config, context), context),
         calibrated=lambda config: (*teacache.MODE.calibrated(config), *base.calibrated(config)),
         base=base,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from video_files import clip, make, make_with_sound
 from hetcache.media.clip import read_clip, take_clip
 from hetcache.media.ffmpeg import VideoError
 from hetcache.media.masks import dilate_mask, resize_mask
-from hetcache.media.options import FITS
+from hetcache.media.options import Fit
 from hetcache.media.placement import Placement
 from hetcache.media.source import InputOptions, Source
 
 LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
+FITS = get_args(Fit)
 
 
 def grey_mask(num_frames: int) -> np.ndarray:
@@ -131,7 +133,7 @@ def test_a_clip_is_at_the_models_size_and_length(folder: Path) -> None:
     assert made.frames_THWC.shape == (9, 32, 64, 3) and made.mask_THW.shape == (9, 32, 64)
     assert np.array_equal(made.frames_THWC[6], made.frames_THWC[8])
     assert made.num_frames == 9 and len(made.source_THWC) == 7
-    assert made.to_source(made.frames_THWC).shape == (7, 48, 64, 3)
+    assert np.stack(list(made.iter_to_source(made.frames_THWC))).shape == (7, 48, 64, 3)
     plain = read_clip(folder / "v.mkv", folder / "m.mkv", 9, (48, 64))
     assert np.array_equal(plain.frames_THWC, clip(9)) and plain.source_size == plain.size == (48, 64)
 
