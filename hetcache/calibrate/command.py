@@ -13,7 +13,6 @@ HetCache's exact plans).
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -48,6 +47,7 @@ from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.models.backend import LoadOptions, Pipeline, backend
 from hetcache.planner.tables import load_tables, tables_file
 from hetcache.run.job import choose_device
+from hetcache.run.terminal import complain, say, take_any_character
 
 
 @dataclass
@@ -70,37 +70,43 @@ class Measured:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Exit code 0 when the calibration is written, 2 for what cannot be measured, 130 after Ctrl-C."""
+    take_any_character()
     try:
-        request = parse(argv, __doc__.splitlines()[0])
-        device, dtype = choose_device(request.model)
-        model, _ = choose_model(request.model.model, device.startswith("cuda"))
-        asked, info = request.measured, model_info(model)
-        files = zip(asked.video, asked.mask, cycle(asked.frames), strict=False)
-        clips = [read(video, mask, count, request, info) for video, mask, count in files]
-        options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
-        pipeline = backend(info.backend).load(model, options)
-        output = asked.output or own_calibration_file(info.model_id, model)
-        if asked.errors:
-            print(f"wrote {write_errors(output, info, model, pipeline, clips, request)}")
-            return 0
-        is_part = "only" in (asked.paths, asked.time_curve)
-        if is_part:
-            load_calibration(info.model_id, output, model)
-        rank = 0 if is_part else asked.rank
-        measured = measure(pipeline, clips, info.complete(request.edit), rank, asked.paths != "off")
-        weights = weights_fingerprint(model)
-        if not is_part:
-            write(output, info, measured, request, str(dtype).removeprefix("torch."), weights)
-        if asked.time_curve == "only":
-            write_json(output, json.loads(output.read_text()) | curve_of_time(measured, request), indent=1)
-            load_calibration(info.model_id, output)
-        if asked.paths != "off":
-            output = write_paths(output, info, measured, request, weights)
+        say(f"wrote {run(parse(argv, __doc__.splitlines()[0]))}")
+    except KeyboardInterrupt:
+        complain("\nhetcache.calibrate: interrupted")
+        return 130
     except (ValueError, OSError) as error:
-        print(f"hetcache.calibrate: error: {error}", file=sys.stderr)
+        complain(f"hetcache.calibrate: error: {error}")
         return 2
-    print(f"wrote {output}")
     return 0
+
+
+def run(request: CalibrationRequest) -> Path:
+    """Measure what was asked for and write it; returns where."""
+    device, dtype = choose_device(request.model)
+    model, _ = choose_model(request.model.model, device.startswith("cuda"))
+    asked, info = request.measured, model_info(model)
+    files = zip(asked.video, asked.mask, cycle(asked.frames), strict=False)
+    clips = [read(video, mask, count, request, info) for video, mask, count in files]
+    options = LoadOptions(device, dtype, revision=request.model.revision, huggingface=request.model.huggingface)
+    pipeline = backend(info.backend).load(model, options)
+    output = asked.output or own_calibration_file(info.model_id, model)
+    if asked.errors:
+        return write_errors(output, info, model, pipeline, clips, request)
+    is_part = "only" in (asked.paths, asked.time_curve)
+    if is_part:
+        load_calibration(info.model_id, output, model)
+    rank = 0 if is_part else asked.rank
+    measured = measure(pipeline, clips, info.complete(request.edit), rank, asked.paths != "off")
+    weights = weights_fingerprint(model)
+    if not is_part:
+        write(output, info, measured, request, str(dtype).removeprefix("torch."), weights)
+    if asked.time_curve == "only":
+        write_json(output, json.loads(output.read_text()) | curve_of_time(measured, request), indent=1)
+        load_calibration(info.model_id, output)
+    return write_paths(output, info, measured, request, weights) if asked.paths != "off" else output
 
 
 def write_errors(
@@ -109,7 +115,7 @@ def write_errors(
     """Measure the error tables and write them beside the calibration file `output`; returns where."""
     calibration = load_calibration(info.model_id, output, model)
     tables = measured_tables(
-        pipeline, clips, info.complete(request.edit), lambda: calibration, info, weights_fingerprint(model), print
+        pipeline, clips, info.complete(request.edit), lambda: calibration, info, weights_fingerprint(model), say
     )
     path = tables_file(output)
     tables.save(path)
@@ -141,7 +147,7 @@ def measure(pipeline: Pipeline, clips: list[Clip], edit: EditSettings, rank: int
     for index, clip in enumerate(clips):
         settings = replace(edit, seed=edit.seed + index)
         result = pipeline.edit(clip, make_manager, settings)
-        print(f"{clip.path.name}: {result.session.stage_ms['denoise'] / 1e3:.1f} s for {edit.num_steps} steps")
+        say(f"{clip.path.name}: {result.session.stage_ms['denoise'] / 1e3:.1f} s for {edit.num_steps} steps")
         for branch in Branch:
             for run in measured.branches[branch][index:]:
                 run.gram_SS = gram(run.features)
@@ -229,7 +235,7 @@ def published_defaults(model_id: str) -> dict[str, Any]:
 
 def polynomial(signal: tuple[float, ...], changes: list[float]) -> dict[str, Any]:
     rescale, r_squared = fit_polynomial(signal, changes)
-    print(f"TeaCache polynomial in {rescale.space} space: R squared {r_squared:.3f}")
+    say(f"TeaCache polynomial in {rescale.space} space: R squared {r_squared:.3f}")
     return describe(rescale) | {"r_squared": round(r_squared, 4)}
 
 

@@ -38,3 +38,14 @@ def test_tables_are_measured_written_and_plan(tmp_path: Path, capsys: pytest.Cap
 def test_errors_are_measured_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--errors", "--paths", "only"]) == 2
     assert "leave --paths" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(request: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupt)
+    assert command.main([]) == 130
+    assert capsys.readouterr().err == "\nhetcache.calibrate: interrupted\n"
