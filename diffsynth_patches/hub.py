@@ -9,6 +9,11 @@ import huggingface_hub
 import modelscope
 from diffsynth.core import ModelConfig
 
+from hetcache.files import UserError
+
+MOST_SAID = 200
+"""Characters of a client's message; some hold whole addresses and call stacks."""
+
 
 @dataclass
 class HubModel(ModelConfig):  # type: ignore[misc]  # DiffSynth has no types
@@ -25,6 +30,19 @@ class HubModel(ModelConfig):  # type: ignore[misc]  # DiffSynth has no types
             self.local_model_path: str = str(Path(self.local_model_path) / folder)
 
     def download(self) -> None:
+        """Raises UserError for whatever a hub's client says of a repository that it cannot fetch."""
+        try:
+            self._fetch()
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            is_face = self.parse_download_source() == "huggingface"
+            asked, other = ("Hugging Face", "without") if is_face else ("ModelScope", "with")
+            raise UserError(
+                f"{self.model_id}: cannot be fetched from {asked}: check the network, try {other} --huggingface, or "
+                f"give --model a folder that holds its files ({said[:MOST_SAID]})"
+            ) from error
+
+    def _fetch(self) -> None:
         if self.revision is None:
             super().download()
             return

@@ -26,6 +26,20 @@ Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
+def check_asked(video: Path, mask: Path | None, options: InputOptions) -> None:
+    """Raises VideoError where nothing says what is to be edited."""
+    if mask is None and options.outpaint is None:
+        raise VideoError(f"video {video}: which part is to be edited? Give --mask or --outpaint")
+
+
+def check_files(video: Path, mask: Path | None, options: InputOptions) -> None:
+    """The cheap part of what `Source.open` checks. Raises VideoError for a file that is missing or cannot be read."""
+    check_asked(video, mask, options)
+    probe(video)
+    if mask is not None:
+        probe(mask, "mask")
+
+
 @dataclass(frozen=True)
 class Source:
     """`mask` None asks for the outpainted border alone. `info` describes the video file, `reading` says what the mask's
@@ -44,8 +58,7 @@ class Source:
         """Looks at some frames of the mask. Raises VideoError for a video that cannot be read, no mask where one is
         needed, a mask that cannot be understood or does not belong to the video, or a canvas that is too large."""
         options = options or InputOptions()
-        if mask is None and options.outpaint is None:
-            raise VideoError(f"video {video}: which part is to be edited? Give --mask or --outpaint")
+        check_asked(video, mask, options)
         info = scanned(probe(video))
         cut_off = truncation(info)
         if options.strict and cut_off is not None:

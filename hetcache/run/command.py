@@ -84,9 +84,11 @@ def run(request: Request, studio: Studio | None = None) -> None:
 
     start = time.perf_counter()
     with joined(request) as mine:
+        from hetcache.media.source import check_files
         from hetcache.run.output import check_outputs, sole_run
 
         outputs = check_outputs(mine)
+        check_files(mine.video, mine.mask, mine.input)
         with nullcontext() if mine.output.plan else sole_run(outputs):
             run_held(mine, outputs, start, studio)
 

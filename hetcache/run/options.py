@@ -178,6 +178,8 @@ class Request:
         if self.files.as_json and self.files.probe is None:
             raise UserError("--json is how --probe FILE prints; a run writes its record as JSON beside the video")
         check_compile(self.edit, self.vram)
+        if self.files.mask is not None and self.files.video is None:
+            raise UserError(f"--mask {self.files.mask}: of which video? Give --video too; the example has its own mask")
         if self.mask is None and (self.input.mask_dilate_px or self.input.invert_mask):
             raise UserError("--mask-dilate and --invert-mask change the file given by --mask, and none is given")
         if self.mask is None and (self.input.mask_hull or self.input.mask_shadow_px or self.task.task == "remove"):

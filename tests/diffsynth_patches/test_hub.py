@@ -57,6 +57,24 @@ def test_without_a_revision_diffsynth_decides(fetched, monkeypatch):
     assert fetched == []
 
 
+@pytest.mark.parametrize(("source", "remedy"), [("modelscope", "with --hugg"), ("huggingface", "without --hugg")])
+@pytest.mark.parametrize("revision", [None, "abc"])
+def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(monkeypatch, tmp_path, source, remedy, revision):
+    def away(*_, **__):
+        raise ConnectionError("Max retries exceeded\n with url: " + 900 * "x")
+
+    monkeypatch.setenv("DIFFSYNTH_MODEL_BASE_PATH", str(tmp_path))
+    monkeypatch.setattr(loader.ModelConfig, "download", away)
+    monkeypatch.setattr(hub.modelscope, "snapshot_download", away)
+    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", away)
+    model = HubModel(model_id="Wan-AI/Some", origin_file_pattern="x.pth", revision=revision, download_source=source)
+    with pytest.raises(ValueError) as told:
+        model.download_if_necessary()
+    text = str(told.value)
+    assert text.startswith("Wan-AI/Some: cannot be fetched from") and "\n" not in text and len(text) < 450
+    assert f"try {remedy}" in text and "--model a folder" in text and "Max retries exceeded with url" in text
+
+
 def test_all_files_of_a_published_model_come_from_the_revision():
     configs, tokenizer = loader._configs("wan2.1-vace-1.3b", loader.model_info("wan2.1-vace-1.3b"), True, "abc123")
     assert {config.revision for config in [*configs, tokenizer]} == {"abc123"}

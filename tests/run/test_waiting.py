@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +159,34 @@ def test_tokens_of_partial_steps_are_told_where_there_are_some(letters: str, sai
         "outputs": {},
     }
     assert ("partial steps compute 7 of 20 tokens" in dict(summary_rows(record))["FLOPs"]) is said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--video", "none.mp4", "--mask", "m.png"], "video none.mp4: no such file"),
+        (["--video", "text.mp4", "--mask", "m.png"], "video text.mp4: neither a video nor an image"),
+        (["--video", "v.png", "--mask", "none.mp4"], "mask none.mp4: no such file"),
+        (["--video", "v.png"], "which part is to be edited? Give --mask or --outpaint"),
+        (["--mask", "m.png"], "--mask m.png: of which video? Give --video too"),
+    ],
+)
+def test_a_wrong_file_is_told_before_torch_is_loaded(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("v.png", "m.png"):
+        Image.new("L", (64, 48), 255).save(tmp_path / name)
+    (tmp_path / "text.mp4").write_text("hello")
+    code = (
+        "import sys\nfrom hetcache.run.command import main\n"
+        f"code = main({words!r})\nprint(code, 'torch' in sys.modules)\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "2 False\n" and said in done.stderr and done.stderr.count("\n") == 1
