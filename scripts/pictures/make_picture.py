@@ -21,7 +21,7 @@ from hetcache.media.source import Source
 from hetcache.method.selector import SelectionConfig, TokenSelector
 
 MASK, GENERATIVE, MARGIN, CONTEXT = (214, 62, 62), (214, 62, 62), (240, 170, 40), (60, 130, 220)
-CAPTION_PX, GAP_PX = 34, 10
+CAPTION_PX, GAP_PX, FONT_PX = 52, 10, 30
 
 
 def tint(
@@ -84,7 +84,7 @@ def main() -> None:
     for index, (panel, caption) in enumerate(zip((masked, edited, tokens), captions, strict=True)):
         left = index * (args.panel_width + GAP_PX)
         canvas.paste(Image.fromarray(panel).resize((args.panel_width, height), Image.Resampling.LANCZOS), (left, 0))
-        draw.text((left, height + 8), caption, fill=(40, 40, 40), font=ImageFont.load_default(18))
+        draw.text((left, height + 8), caption, fill=(40, 40, 40), font=ImageFont.load_default(FONT_PX))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(args.output, quality=88)
     print(f"{args.output} {canvas.size[0]}x{canvas.size[1]}")

@@ -233,6 +233,8 @@ def test_a_phone_a_keyboard_and_contrast(scheme: str, browser: Any, server: Serv
     page = opened(browser, server, 390, 844, scheme)
     assert fits(page)
     upload(page, clip / "v.mp4")
+    # The picture is what is worked on: the margins leave it nearly all of the width.
+    assert page.locator("[data-canvas]").bounding_box()["width"] > 0.85 * 390
     page.focus("[data-canvas]")
     for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowUp", "Enter"):
         page.keyboard.press(key)
