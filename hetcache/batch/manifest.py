@@ -52,8 +52,12 @@ def read_tasks(jobs: Path, out: str, defaults: Sequence[str]) -> list[Task]:
 def _read_file(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; check the path") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 text; give a CSV or JSONL file, or a folder") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():

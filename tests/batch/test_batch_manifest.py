@@ -61,6 +61,14 @@ def test_a_folder_pairs_videos_and_masks(media: Path, tmp_path: Path) -> None:
     assert tasks[0].identity and not tasks[1].identity
 
 
+def test_a_manifest_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none.csv: no such file; check the path$"):
+        read_tasks(tmp_path / "none.csv", "out", ())
+    (tmp_path / "clip.csv").write_bytes(b"\x00\xff\xfe video")
+    with pytest.raises(UsageError, match=r"clip.csv: is not UTF-8 text; give a CSV"):
+        read_tasks(tmp_path / "clip.csv", "out", ())
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
