@@ -18,6 +18,7 @@ from hetcache.core.facts import package_versions
 from hetcache.files import ROOT, to_json, write_text
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.weights import FETCH_COMMAND
+from hetcache.models import MODELS
 
 SCHEMA = 1
 RANDOM = (
@@ -90,7 +91,8 @@ def make_document(plan: Plan, store: Store, model_id: str, command: str, today: 
             "seeds": " ".join(map(str, plan.seeds)),
             "processes": len(processes),
         },
-        "commands": [{"method": "this benchmark", "command": command}] + ([] if random else _commands(plan, store)),
+        "commands": [{"method": "this benchmark", "command": command}]
+        + ([] if random else _commands(plan, store, model_id)),
     }
 
 
@@ -108,8 +110,9 @@ def page_markdown(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def inference_command(cell: Cell, plan: Plan, model: str) -> str:
-    """The command that makes this cell's edit alone."""
+def inference_command(cell: Cell, plan: Plan, model: str, fill: str) -> str:
+    """The command that makes this cell's edit alone: of whole frames, with what the model was trained to see under the
+    mask (`fill`) where nothing else was asked."""
     setup = plan.setup
     words = ["python", "inference.py", *cell.method.flags()]
     words += ["--video", shown_path(cell.case.video), "--mask", shown_path(cell.case.mask), "--model", model]
@@ -117,7 +120,8 @@ def inference_command(cell: Cell, plan: Plan, model: str) -> str:
     words += ["--seed", str(cell.seed)]
     for name, value in zip(("height", "width"), setup["size"], strict=True):
         words += [f"--{name}", str(value)] if value is not None else []
-    words += list(setup["flags"])
+    flags = list(setup["flags"])
+    words += ["--focus", "off", *([] if "--fill" in flags else ["--fill", fill]), *flags]
     if cell.method.mode != BASELINE:
         words.append("--compare")
     return shlex.join(words)
@@ -131,11 +135,12 @@ def shown_path(path: Path) -> str:
     return path.name
 
 
-def _commands(plan: Plan, store: Store) -> list[dict[str, str]]:
+def _commands(plan: Plan, store: Store, model_id: str) -> list[dict[str, str]]:
+    fill = MODELS[model_id].fill if model_id in MODELS else "grey"
     case, seed = plan.cases[0], plan.seeds[0]
     cells = [plan.settled(method, case, seed, store) for method in plan.methods]
     return [
-        {"method": cell.method.name, "command": inference_command(cell, plan, plan.setup["model_name"])}
+        {"method": cell.method.name, "command": inference_command(cell, plan, plan.setup["model_name"], fill)}
         for cell in cells
     ]
 

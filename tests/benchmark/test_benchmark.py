@@ -275,6 +275,8 @@ def test_outputs_are_written_and_published_under_a_dated_name(tmp_path):
     commands = {entry["method"]: entry["command"] for entry in document["commands"]}
     assert commands["steps:hetcache"].startswith("python inference.py --mode baseline")
     assert "--steps 3" in commands["steps:hetcache"]
+    # A run alone would see a box around the mask, and other frames under it.
+    assert all("--focus off --fill push_pull" in commands[name] for name in commands if name != "this benchmark")
     assert "hetcache" in text
     assert str(Path.home()) not in (tmp_path / "out" / "table.md").read_text()
 
