@@ -122,9 +122,15 @@ def mode_config(given: Values, mode: Mode, modes: Mapping[str, Mode] = MODES) ->
                 f"{flag_of(config, name)} is a setting of --mode {' or '.join(owners)}, not of {mode.name}"
             )
     try:
-        return take(mode.config, {**dict(mode.defaults), **given})
+        config = take(mode.config, {**dict(mode.defaults), **given})
     except ValueError as error:
         raise UsageError(str(error)) from error
+    dial = mode.dial_of(config)
+    for wish in ("target_speedup", "quality", "seconds"):
+        if dial is not None and dial.field in given and given.get(wish) is not None:
+            other = f"--{wish.replace('_', '-')}"
+            raise UsageError(f"{flag_of(config, dial.field)} and {other} both decide the plan: give one")
+    return config
 
 
 def take(config: type[T], given: Values) -> T:

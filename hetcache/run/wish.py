@@ -8,6 +8,9 @@ from typing import Literal
 from hetcache.core.settings import flag_of, refused, setting
 from hetcache.files import UserError
 
+MOST_DB = 80.0
+"""Of --quality; calibration counts runs that are closer than this as equal."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -61,6 +64,8 @@ class Planning:
                 continue
             if getattr(self, name) <= 0:
                 raise refused(self, name, "greater than 0")
+            if name == "quality" and getattr(self, name) > MOST_DB:
+                raise refused(self, name, f"at most {MOST_DB:g} dB: beyond, only the rounding of pixels differs")
             if self.planner == "threshold":
                 raise UserError(f"{flag_of(self, name)} needs predicted errors: leave --planner threshold out")
         if self.planner != "auto" and not asked:
