@@ -15,6 +15,7 @@ from hetcache.media.options import InputOptions
 from hetcache.models.options import ModelOptions
 from hetcache.modes import MODES
 from hetcache.run.options import Files, Length, Output, Request, Size, Task, started_by
+from hetcache.run.wish import WISHES, Planning
 
 EPILOG = """examples:
   COMMAND --mode hetcache
@@ -126,10 +127,10 @@ def mode_config(given: Values, mode: Mode, modes: Mapping[str, Mode] = MODES) ->
     except ValueError as error:
         raise UsageError(str(error)) from error
     dial = mode.dial_of(config)
-    for wish in ("target_speedup", "quality", "seconds"):
+    for wish in WISHES:
         if dial is not None and dial.field in given and given.get(wish) is not None:
-            other = f"--{wish.replace('_', '-')}"
-            raise UsageError(f"{flag_of(config, dial.field)} and {other} both decide the plan: give one")
+            both = f"{flag_of(config, dial.field)} and {flag_of(Planning, wish)}"
+            raise UsageError(f"{both} both decide the plan: give one")
     return config
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hetcache.core.mode import NotPlannable
 from hetcache.core.vocabulary import Branch
 from hetcache.modes import MODES
-from hetcache.modes.planning import RunPlan, call_flops, find_setting, plan_run
+from hetcache.modes.planning import RunPlan, branches_of, call_flops, find_setting, plan_run
 from hetcache.queue.job import span
 from hetcache.queue.store import Queue
 from hetcache.report.timeline import Timeline, timelines_html
@@ -83,7 +83,7 @@ class Planner:
         config, mode = request.config, request.mode
         context = job.context(config)
         schedule, shape = editor.schedule
-        branches = tuple(Branch) if job.settings.cfg_scale != 1 else (Branch.COND,)
+        branches = branches_of(job.settings.cfg_scale)
         target, wish = request.output.target_speedup, request.output.wish
         if wish is not None:
             if wish.seconds is not None and not measure:

@@ -21,7 +21,6 @@ from hetcache.core.facts import hardware
 from hetcache.core.mode import ManagerFactory, Mode, RunContext
 from hetcache.core.options import EditSettings
 from hetcache.core.session import Observer
-from hetcache.core.vocabulary import Branch
 from hetcache.media.clip import Clip, read_clip
 from hetcache.media.read import probe
 from hetcache.media.write import write_video
@@ -33,7 +32,7 @@ from hetcache.models import ModelInfo
 from hetcache.models.backend import EditResult, Pipeline
 from hetcache.modes import MODES
 from hetcache.modes.exact import Ground, as_measured, at_speedup, check_exact
-from hetcache.modes.planning import GUIDED, check_cfg_batch
+from hetcache.modes.planning import branches_of, check_cfg_batch
 from hetcache.report.tokens import token_map
 from hetcache.run.exact import tables_for
 from hetcache.run.record import SCHEMA, session_facts, timing_s
@@ -168,8 +167,8 @@ class Bench:
         assert edit.cfg_scale is not None
         tables = tables_for(self._info, self._settings.model, edit.cfg_scale, config, context)
         schedule, shape = self._pipeline().schedule(edit), self._pipeline().shape(edit)
-        branches = GUIDED if edit.cfg_scale != 1 else (Branch.COND,)
-        ground = Ground(mode, as_measured(config, tables), context, schedule, shape, branches, tables)
+        measured, branches = as_measured(config, tables), branches_of(edit.cfg_scale)
+        ground = Ground(mode, measured, context, schedule, shape, branches, tables)
         return ground.run(at_speedup(ground, speedup))[0]
 
     def _doubts(self, mode: Mode, config: Any, context: RunContext, edit: EditSettings) -> list[str]:

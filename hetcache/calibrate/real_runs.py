@@ -21,6 +21,7 @@ from hetcache.planner.decide import plan_decisions
 from hetcache.planner.model import FULL, Floats, Kind
 from hetcache.planner.search import Costs, Front
 from hetcache.planner.tables import ErrorTables
+from hetcache.run.wish import MOST_DB
 
 SPEEDUPS = (3.0, 5.0, 8.0)
 """Of the plans that are run to hold the predicted error against the real one."""
@@ -37,8 +38,6 @@ PARTS = (0.02, 0.18, 0.34, 0.5, 0.64, 0.76, 0.86, 0.94, 1.0)
 """Of a run, in each of which alone steps are reused to learn how much of their error arrives."""
 GAP = 4
 """Steps from one computed step to the next in that part."""
-NO_DIFFERENCE = 80.0
-"""dB: more is the rounding of pixels."""
 Z_90 = 1.2816
 """Standard deviations below which a normal variable stays nine times in ten."""
 
@@ -71,11 +70,11 @@ def sensitivity_of(gains: Sequence[Sequence[tuple[float, float]]], steps: int) -
 
 
 def real_psnr(kinds: Sequence[Kind], tables: ErrorTables, run: Watched, pipeline: Pipeline, config: Any) -> float:
-    """In the mask, of a run of these kinds of steps against the uncached one, at most `NO_DIFFERENCE`."""
+    """In the mask, of a run of these kinds of steps against the uncached one, at most `MOST_DB`."""
     chosen = replace(config, decisions=words_of(kinds, tables))
     with torch.no_grad():
         result = pipeline.edit(run.clip, MODES["hetcache"].build(chosen, run.context), run.settings)
-    return min(psnr(result.frames_THWC, run.result.frames_THWC, run.clip.mask_THW), NO_DIFFERENCE)
+    return min(psnr(result.frames_THWC, run.result.frames_THWC, run.clip.mask_THW), MOST_DB)
 
 
 def words_of(kinds: Sequence[Kind], tables: ErrorTables) -> str:

@@ -110,18 +110,13 @@ def at_speedup(ground: Ground, wanted: float) -> Plan:
 
 def at_quality(ground: Ground, floor_db: float) -> Plan:
     """The fewest FLOPs with which nine in ten runs keep the floor. Every step in full keeps any."""
-    model, flops, limit = ground.model, ground.flops, ground.tables.error_for(floor_db)
-    for share in SHARES:
-        found = Front(model, flops, flops.full * model.num_steps // share, limit).cheapest()
-        if found is not None:
-            return found
-    raise AssertionError("every step in full has no error")
+    return cheapest(ground.model, ground.flops, ground.tables.error_for(floor_db))
 
 
-def cheapest(model: ErrorModel, costs: Costs) -> Plan:
-    """The plan with the least cost, whatever its error."""
+def cheapest(model: ErrorModel, costs: Costs, error_limit: float | None = None) -> Plan:
+    """The plan with the least cost, of those within the limit."""
     for share in SHARES:
-        found = Front(model, costs, costs.full * model.num_steps // share).cheapest()
+        found = Front(model, costs, costs.full * model.num_steps // share, error_limit).cheapest()
         if found is not None:
             return found
-    raise AssertionError("every step in full is a plan")
+    raise AssertionError("every step in full is a plan and has no error")

@@ -29,6 +29,11 @@ FIRST_GUESS = 1e-3
 BISECTIONS = 24
 
 
+def branches_of(cfg_scale: float | None) -> tuple[Branch, ...]:
+    """The branches that a run at this guidance scale computes: at 1 the conditional one alone."""
+    return GUIDED if cfg_scale != 1 else GUIDED[:1]
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """Decisions per branch, and the FLOPs of the denoising loop with and without them."""

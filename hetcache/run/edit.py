@@ -8,10 +8,9 @@ from typing import Any
 
 from hetcache.core.mode import RunContext
 from hetcache.core.settings import flag_of
-from hetcache.core.vocabulary import Branch
 from hetcache.models.backend import EditResult
 from hetcache.modes import MODES
-from hetcache.modes.planning import check_cfg_batch, describe_plan, find_setting, plan_run
+from hetcache.modes.planning import branches_of, check_cfg_batch, describe_plan, find_setting, plan_run
 from hetcache.run.editor import Editor
 from hetcache.run.exact import exact_plan, promise
 from hetcache.run.identity import run_identity
@@ -53,7 +52,7 @@ def say_plan(job: Job, config: Any, context: RunContext, editor: Editor) -> Any:
     the config, with that threshold."""
     mode, target = job.mode, job.target_speedup
     schedule, shape = editor.schedule
-    branches = tuple(Branch) if job.settings.cfg_scale != 1 else (Branch.COND,)
+    branches = branches_of(job.settings.cfg_scale)
     if target is None:
         plan = plan_run(mode, config, context, schedule, shape, branches)
     else:

@@ -16,11 +16,12 @@ from hetcache.core.mode import Mode, RunContext
 from hetcache.core.options import EditSettings
 from hetcache.core.ranks import ranks_of
 from hetcache.core.session import now_ms
-from hetcache.core.vocabulary import Branch, Schedule
+from hetcache.core.vocabulary import Schedule
 from hetcache.files import UserError
 from hetcache.media.clip import Clip
 from hetcache.models.backend import EditResult, LoadOptions, Pipeline, backend, must_tile
 from hetcache.modes.budget import GIB, as_before, fit_to_budget
+from hetcache.modes.planning import branches_of
 from hetcache.run.job import Job
 from hetcache.run.progress import StepBar
 from hetcache.run.studio import Studio
@@ -97,7 +98,7 @@ class Editor:
             budget_gib = CACHED_SHARE * min(ranks.gather(torch.cuda.mem_get_info(job.device)[0])) / GIB
             kept = self._kept
             config = config if kept is None else as_before(mode, config, kept)
-        num_branches = len(Branch) if job.settings.cfg_scale != 1 else 1
+        num_branches = len(branches_of(job.settings.cfg_scale))
         _, shape = self.schedule
         fitted, reasons = fit_to_budget(
             mode, config, budget_gib, shape, context.num_tokens, job.dtype.itemsize, num_branches, unasked

@@ -13,12 +13,11 @@ from typing import Any
 from hetcache.core.calibration_files import calibration_file
 from hetcache.core.facts import weights_fingerprint
 from hetcache.core.mode import RunContext
-from hetcache.core.vocabulary import Branch
 from hetcache.files import UserError
 from hetcache.method.config import HetCacheConfig
 from hetcache.models import ModelInfo
 from hetcache.modes.exact import Ground, as_measured, at_quality, at_speedup, cheapest, check_exact, token_choice
-from hetcache.modes.planning import GUIDED, RunPlan
+from hetcache.modes.planning import RunPlan, branches_of
 from hetcache.planner.model import ErrorModel
 from hetcache.planner.search import Front, Plan
 from hetcache.planner.tables import SIGMA, ErrorTables, Origin, forecast_time, load_tables, tables_file
@@ -44,8 +43,7 @@ def exact_plan(job: Job, wish: Wish, editor: Editor, config: HetCacheConfig, con
     tables = tables_of(job, context)
     config = fitting(job, editor, config, context, tables)
     schedule, shape = editor.schedule
-    branches = GUIDED if job.settings.cfg_scale != 1 else (Branch.COND,)
-    ground = Ground(job.mode, config, context, schedule, shape, branches, tables)
+    ground = Ground(job.mode, config, context, schedule, shape, branches_of(job.settings.cfg_scale), tables)
     times = None
     if wish.seconds is not None:
         times = time_steps(job, editor, config, context, tables.budgets)

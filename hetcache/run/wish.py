@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from hetcache.core.settings import flag_of, refused, setting
@@ -19,6 +19,10 @@ class Wish:
     target_speedup: float | None = None
     quality: float | None = None
     seconds: float | None = None
+
+
+WISHES = tuple(item.name for item in fields(Wish))
+"""Of which a plan is asked for one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Planning:
         """One thing is asked of a plan."""
         if self.target_speedup is not None and self.target_speedup < 1:
             raise refused(self, "target_speedup", "at least 1")
-        asked = [name for name in ("target_speedup", "quality", "seconds") if getattr(self, name) is not None]
+        asked = [name for name in WISHES if getattr(self, name) is not None]
         if len(asked) > 1:
             flags = " and ".join(flag_of(self, name) for name in asked)
             raise UserError(f"{flags} ask for different plans: give one of them")
