@@ -90,7 +90,7 @@ def train(stage: Stage, options: LoopOptions) -> None:
     while not ended:
         cooling = progress > 1 - options.cooldown
         if cooling and not steady_saved and rank == 0:
-            _save(checkpoint_steady(checkpoint), model, ema, optimizers, step, clock.used_s, cooled=False)
+            _save(checkpoint_steady(checkpoint), model, ema, optimizers, step, clock.used_s, options, cooled=False)
             steady_saved = True
         factor = schedule(progress, step - first_step, warmup_steps, options.cooldown)
         _set_rates(optimizers, options, factor)
@@ -110,7 +110,7 @@ def train(stage: Stage, options: LoopOptions) -> None:
             log.row(step=step, used_s=clock.used_s, cpu_s=time.process_time(), lr=factor, **sums.take())
         if log and (clock.used_s > next_save or ended):
             next_save = clock.used_s + options.save_minutes * 60
-            _save(checkpoint, model, ema, optimizers, step, clock.used_s, cooled=cooling)
+            _save(checkpoint, model, ema, optimizers, step, clock.used_s, options, cooled=cooling)
             watched = stage.watch(ema.module)
             if watched:
                 log.row(step=step, used_s=clock.used_s, watched=watched)
@@ -174,14 +174,15 @@ def _restore(
 ) -> dict[str, Any]:
     """Loads the checkpoint into everything; step 0 when there is none.
 
-    A run that was cooled down and is given more minutes goes on from its steady state. A state without optimisers
-    (`state.read_parts`) leaves them new: the warm-up is for them.
+    A run that was cooling down and is given more minutes than it was cooling for goes on from its steady state; with the
+    same minutes it goes on cooling. A state without optimisers (`state.read_parts`) leaves them new: the warm-up is for
+    them.
     """
     if not checkpoint.exists():
         return {"step": 0, "used_s": 0.0}
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     steady = checkpoint_steady(checkpoint)
-    if state.get("cooled") and state["used_s"] < options.minutes * 60 and steady.exists():
+    if state.get("cooled") and options.minutes > state.get("minutes", 0.0) and steady.exists():
         state = torch.load(steady, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     ema.module.load_state_dict(state["ema"])
@@ -198,6 +199,7 @@ def _save(
     optimizers: list[torch.optim.Optimizer],
     step: int,
     used_s: float,
+    options: LoopOptions,
     cooled: bool,
 ) -> None:
     state = {
@@ -207,6 +209,7 @@ def _save(
         "step": step,
         "used_s": used_s,
         "cooled": cooled,
+        "minutes": options.minutes,
     }
     with atomic_output(path) as temporary:
         torch.save(state, temporary)

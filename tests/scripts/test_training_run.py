@@ -90,6 +90,14 @@ def test_a_toy_model_is_trained_by_the_commands(data, quick, tmp_path):
     assert steps(tmp_path / "again" / "dit.pt") > 0
 
 
+def test_a_cooldown_that_was_stopped_goes_on(data, quick, tmp_path):
+    pausing = ["--data", str(data), "--out", str(tmp_path), "--perceptual", "0", "--small", "--cooldown", "1"]
+    for _ in range(2):
+        main(["ae", *pausing, "--minutes", "10", "--session-minutes", "0.005"])
+    begun = [row["step"] for row in read_log(tmp_path / "ae.jsonl") if "machine" in row]
+    assert begun[1] > steps(checkpoint_steady(tmp_path / "ae.pt")), "from where it stopped, not from before the cooldown"
+
+
 def test_denoiser_without_a_frozen_autoencoder_is_refused(data, quick, tmp_path):
     with pytest.raises(SystemExit, match=r"ae-frozen.pt is missing: train `ae` and run `freeze` first"):
         run("dit", data, tmp_path)
