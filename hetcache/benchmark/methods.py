@@ -63,12 +63,8 @@ class Method:
 
 def default_methods(modes: Mapping[str, Mode] = MODES) -> list[Method]:
     """Every registered mode but the compositions, and the uncached model at the steps that the fastest HetCache
-    preset's FLOPs pay for. Where a mode has both presets (`NAME_slow`, `NAME_fast`) they stand for it."""
-    names = [
-        name
-        for name in modes
-        if not name.endswith("_teacache") and not all(f"{name}_{speed}" in modes for speed in ("slow", "fast"))
-    ]
+    preset's FLOPs pay for."""
+    names = [name for name in modes if not name.endswith("_teacache")]
     methods = [Method(name, name) for name in names]
     target = "hetcache_fast" if "hetcache_fast" in names else "hetcache"
     if target in names:

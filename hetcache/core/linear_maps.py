@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from hetcache.core.tensor_file import read_tensor_file
-from hetcache.files import UserError
+from hetcache.files import UserError, atomic_output
 
 Layer = tuple[str, int]
 
@@ -95,7 +95,8 @@ def save_linear_maps(path: Path, maps: LinearMaps) -> None:
     for (stack, layer), fitted in maps.layers.items():
         for name, tensor in (("down", fitted.down_DR), ("up", fitted.up_RD), ("bias", fitted.bias_D)):
             tensors[f"{stack}.{layer}.{name}"] = tensor.half().contiguous()
-    save_file(tensors, path, metadata={"model": maps.model})
+    with atomic_output(path) as temporary:
+        save_file(tensors, temporary, metadata={"model": maps.model})
 
 
 def load_linear_maps(path: Path, model_id: str) -> LinearMaps:

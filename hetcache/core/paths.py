@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hetcache.core.conditions import same_schedule
 from hetcache.core.tensor_file import read_tensor_file
-from hetcache.files import UserError, to_json
+from hetcache.files import UserError, atomic_output, to_json
 
 
 class PathErrorsError(UserError):
@@ -50,7 +50,8 @@ def save_path_errors(path: Path, table: PathErrors) -> None:
     packed = table.error_TTT[_triples(len(table.timesteps))]
     scale = float(packed.max(initial=0.0)) or 1.0
     meta = {"timesteps": list(table.timesteps), "scale": scale, **table.facts}
-    save_file({"error": (packed / scale).astype(np.float16)}, path, metadata={"dpcache": to_json(meta, None)})
+    with atomic_output(path) as temporary:
+        save_file({"error": (packed / scale).astype(np.float16)}, temporary, metadata={"dpcache": to_json(meta, None)})
 
 
 def load_path_errors(path: Path) -> PathErrors:

@@ -18,7 +18,7 @@ import numpy as np
 from hetcache.core.conditions import same_schedule
 from hetcache.core.tensor_file import read_tensor_file
 from hetcache.core.time_curve import TimeCurve
-from hetcache.files import UserError, digest, to_json
+from hetcache.files import UserError, atomic_output, digest, to_json
 from hetcache.planner.model import ErrorModel, Floats
 
 SCHEMA = 2
@@ -160,7 +160,8 @@ class ErrorTables:
             "measured_on": self.measured_on,
         }
         tensors = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float32) for name in ARRAYS}
-        save_file(tensors, path, metadata={"tables": to_json(facts, None)})
+        with atomic_output(path) as temporary:
+            save_file(tensors, temporary, metadata={"tables": to_json(facts, None)})
 
 
 def forecast_time(curve: TimeCurve | None) -> str:

@@ -174,9 +174,9 @@ def _restore(
 ) -> dict[str, Any]:
     """Loads the checkpoint into everything; step 0 when there is none.
 
-    A run that was cooling down and is given more minutes than it was cooling for goes on from its steady state; with the
-    same minutes it goes on cooling. A state without optimisers (`state.read_parts`) leaves them new: the warm-up is for
-    them.
+    A run that was cooling down and is given more minutes than it was cooling for goes on from its steady state; with
+    the same minutes it goes on cooling. A state without optimisers (`state.read_parts`) leaves them new: the warm-up is
+    for them.
     """
     if not checkpoint.exists():
         return {"step": 0, "used_s": 0.0}

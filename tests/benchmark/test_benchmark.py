@@ -45,11 +45,13 @@ def test_the_default_holds_every_method_of_the_papers_table_and_the_added_ones()
     names = [method.name for method in default_methods()]
     for mode in (
         "baseline",
+        "teacache",
         "teacache_slow",
         "teacache_fast",
         "pab",
         "adacache",
         "fastcache",
+        "hetcache",
         "hetcache_slow",
         "hetcache_fast",
         "magcache",

@@ -95,7 +95,8 @@ def test_a_cooldown_that_was_stopped_goes_on(data, quick, tmp_path):
     for _ in range(2):
         main(["ae", *pausing, "--minutes", "10", "--session-minutes", "0.005"])
     begun = [row["step"] for row in read_log(tmp_path / "ae.jsonl") if "machine" in row]
-    assert begun[1] > steps(checkpoint_steady(tmp_path / "ae.pt")), "from where it stopped, not from before the cooldown"
+    # From where it stopped, not from before the cooldown.
+    assert begun[1] > steps(checkpoint_steady(tmp_path / "ae.pt"))
 
 
 def test_denoiser_without_a_frozen_autoencoder_is_refused(data, quick, tmp_path):
