@@ -29,6 +29,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    if page.name != "CHANGELOG.md":  # that tells what was
+        folders = "tests|scripts|hetcache|diffsynth_patches|baselines"
+        named = re.findall(rf"(?<![\w/.])((?:{folders})/[a-z0-9_./-]+\.(?:py|sh))", page.read_text(encoding="utf-8"))
+        assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     linked = re.findall(r"\]\(([^)#\s]+)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(linked)
