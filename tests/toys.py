@@ -21,7 +21,7 @@ def toy_config(**changes: Any) -> TinyConfig:
     from diffsynth_patches.tiny import TinyConfig
 
     shape: dict[str, Any] = dict(dim=48, num_layers=4, num_heads=2, ffn_dim=96, vace_layers=(0, 2), text_dim=64)
-    vae = dict(vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8)
+    vae = dict(vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1, vae_refine_width=8, vae_features=2)
     return TinyConfig(**{**shape, **vae, **changes})
 
 

@@ -17,11 +17,11 @@ from diffsynth.pipelines.wan_video import WanVideoPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hetcache.files import EMBEDDED_WEIGHTS, write_json
+from hetcache.files import EMBEDDED_WEIGHTS, UserError, write_json
 
-from .motion_vae import MotionAutoencoder
+from .autoencoder import TinyAutoencoder
 from .text import TinyTextEncoder, TinyTokenizer
-from .vae import TinyAutoencoder, TinyVideoVAE
+from .vae import TinyVideoVAE
 
 PARTS = ("vae", "dit", "vace", "text_encoder")
 
@@ -40,9 +40,8 @@ class TinyConfig:
     z_dim: int = 16
     vae_width: int = 192
     vae_encoder_depth: int = 3
-    vae_decoder_depth: int = 5
-    vae_refine_width: int = 32
-    vae_motion: bool = False  # the motion-compensated autoencoder; the next two are its own
+    vae_decoder_depth: int = 6
+    vae_refine_width: int = 64
     vae_refine_depth: int = 2
     vae_features: int = 16
 
@@ -95,11 +94,16 @@ def load_tiny_pipeline(
 
 
 def read_config(folder: str | Path) -> TinyConfig:
-    """The shape stored beside the weights."""
+    """The shape stored beside the weights. UserError for that of another version's model."""
     values = json.loads((Path(folder) / "config.json").read_text())["config"]
+    differing = ", ".join(sorted({field.name for field in fields(TinyConfig)} ^ values.keys()))
+    if differing:
+        raise UserError(
+            f"{folder}: weights of another version's embedded model (config.json differs by {differing}); train them "
+            "anew with `python -m scripts.train`, or use the version they came with"
+        )
     values["vace_layers"] = tuple(values["vace_layers"])
-    # Fields that came later have the value of the older weights as their default.
-    return TinyConfig(**{field.name: values[field.name] for field in fields(TinyConfig) if field.name in values})
+    return TinyConfig(**values)
 
 
 def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | Path, metadata: dict[str, str]) -> int:
@@ -113,18 +117,17 @@ def save_tiny_weights(pipe: WanVideoPipeline, config: TinyConfig, folder: str | 
     return sum((folder / f"{part}.safetensors").stat().st_size for part in PARTS)
 
 
-def build_autoencoder(config: TinyConfig) -> TinyAutoencoder | MotionAutoencoder:
+def build_autoencoder(config: TinyConfig) -> TinyAutoencoder:
     """The autoencoder of the given shape with random weights."""
-    shape = (
+    return TinyAutoencoder(
         config.z_dim,
         config.vae_width,
         config.vae_encoder_depth,
         config.vae_decoder_depth,
         config.vae_refine_width,
+        config.vae_refine_depth,
+        config.vae_features,
     )
-    if config.vae_motion:
-        return MotionAutoencoder(*shape, config.vae_refine_depth, config.vae_features)
-    return TinyAutoencoder(*shape)
 
 
 def _modules(config: TinyConfig) -> dict[str, torch.nn.Module]:

@@ -20,11 +20,20 @@ import torch
 from diffsynth_patches.tiny import TinyConfig, load_tiny_pipeline
 from hetcache.files import EMBEDDED_WEIGHTS
 from scripts.train import arrays, autoencoder, denoiser, export, fills, held_out, state
-from scripts.train.config import TRAINED
 from scripts.train.loop import LoopOptions, train
 
-SMALL = {"vae_width": 16, "vae_encoder_depth": 1, "vae_decoder_depth": 1, "vae_refine_width": 8, "vae_features": 2}
-SMALL_DENOISER = {"dim": 96, "num_layers": 2, "num_heads": 2, "ffn_dim": 64, "vace_layers": (0,)}
+SMALL = TinyConfig(
+    dim=96,
+    num_layers=2,
+    num_heads=2,
+    ffn_dim=64,
+    vace_layers=(0,),
+    vae_width=16,
+    vae_encoder_depth=1,
+    vae_decoder_depth=1,
+    vae_refine_width=8,
+    vae_features=2,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -197,7 +206,7 @@ COMMANDS = {
 
 
 def _config(options: argparse.Namespace) -> TinyConfig:
-    return TinyConfig(**(TRAINED | SMALL | SMALL_DENOISER if options.small else TRAINED))
+    return SMALL if options.small else TinyConfig()
 
 
 def _loop(options: argparse.Namespace, adam_factor: float = 1.0) -> LoopOptions:

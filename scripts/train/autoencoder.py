@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffsynth_patches.tiny import TinyConfig, build_autoencoder
-from diffsynth_patches.tiny.motion_vae import FINE, FLOW_VALUES, MotionAutoencoder
-from diffsynth_patches.tiny.vae import PATCH_VALUES
+from diffsynth_patches.tiny.autoencoder import FINE, FLOW_VALUES, PATCH_VALUES, TinyAutoencoder
 from scripts.train.ahead import Ahead
 from scripts.train.basis import change_basis, explained, matching_map
 from scripts.train.clips import ClipSampler, Shape, draw
@@ -67,8 +66,6 @@ class AutoencoderStage:
         self.options = options
         torch.manual_seed(0)
         model = build_autoencoder(config)
-        if not isinstance(model, MotionAutoencoder):
-            raise ValueError("the autoencoder that is trained is the motion-compensated one: set vae_motion")
         if frozen is not None:
             model.load_state_dict(torch.load(frozen, map_location="cpu", weights_only=True))
             if options.decoder_only:
@@ -157,7 +154,7 @@ def to_unit(clips_u8: NDArray[np.uint8], device: str) -> Tensor:
 
 
 @torch.no_grad()
-def pca_start(model: MotionAutoencoder, sampler: ClipSampler, clips: int = 160) -> None:
+def pca_start(model: TinyAutoencoder, sampler: ClipSampler, clips: int = 160) -> None:
     """Sets the linear paths to a PCA of aligned patches and motion, and quiets the rest.
 
     A pixel of motion weighs what it changes in the picture: the root of the mean squared gradient times the values of
@@ -220,7 +217,6 @@ def freeze(data: Path, out: Path, config: TinyConfig, like: nn.Module | None = N
     are turned to resemble its own instead (`basis`), which is what a denoiser trained on those can go on with.
     """
     model = build_autoencoder(config)
-    assert isinstance(model, MotionAutoencoder)
     model.load_state_dict(torch.load(out / "ae.pt", map_location="cpu", weights_only=True)["ema"])
     model.mean.zero_()
     model.std.fill_(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffsynth_patches.tiny.motion_vae import MotionAutoencoder
+from diffsynth_patches.tiny.autoencoder import TinyAutoencoder
 
 
 def matching_map(new_NC: Tensor, old_NC: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def explained(map_CC: Tensor, new_NC: Tensor, old_NC: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def change_basis(vae: MotionAutoencoder, map_CC: Tensor) -> None:
+def change_basis(vae: TinyAutoencoder, map_CC: Tensor) -> None:
     """Maps the latents of `vae` in place; what it reconstructs stays the same up to rounding."""
     back_CC = torch.linalg.inv(map_CC)
     for layer in (vae.encoder.linear, vae.encoder.head):

@@ -29,7 +29,6 @@ from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipe
 from hetcache.files import UserError, write_json
 from hetcache.metrics.lpips import Lpips, load_lpips
 from scripts.train.captions import caption
-from scripts.train.config import TRAINED
 from scripts.train.held_out import Clip, Pixels, find_clips
 from scripts.train.sampling import FILLS, Sampler, boxed, filled, telea
 from scripts.train.token_grid import token_grid
@@ -134,7 +133,7 @@ def autoencoder_table(options: argparse.Namespace, clips: list[Clip]) -> str:
     if options.autoencoder == Path():
         vae: nn.Module = load_tiny_pipeline(weights_dir=options.weights).vae.model
     else:
-        vae = build_autoencoder(TinyConfig(**TRAINED))
+        vae = build_autoencoder(TinyConfig())
         state = torch.load(options.autoencoder, map_location="cpu", weights_only=True)
         vae.load_state_dict(state.get("ema", state))
     lpips = load_lpips("alex")

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffsynth_patches.tiny import read_config
 from hetcache.files import atomic_output
 
 PART_BYTES = 15 * 2**20
@@ -51,13 +50,11 @@ def read_parts(folder: Path, name: str, out: Path) -> Path:
 def from_weights(weights: Path, out: Path) -> list[Path]:
     """Checkpoints at step 0 from a folder of float16 weights such as data/tiny.
 
-    dit.pt and ae-frozen.pt; ae.pt too when the autoencoder is the motion-compensated one, which alone is trained.
+    dit.pt, ae.pt and ae-frozen.pt.
     """
     out.mkdir(parents=True, exist_ok=True)
     autoencoder = {key.removeprefix("model."): value for key, value in _read(weights, "vae").items()}
-    paths = [denoiser_from_weights(weights, out)]
-    if read_config(weights).vae_motion:
-        paths.append(_fresh(out / "ae.pt", autoencoder))
+    paths = [denoiser_from_weights(weights, out), _fresh(out / "ae.pt", autoencoder)]
     torch.save(autoencoder, out / "ae-frozen.pt")
     return [*paths, out / "ae-frozen.pt"]
 

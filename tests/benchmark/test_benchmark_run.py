@@ -172,11 +172,14 @@ def test_bad_input_is_one_line_with_exit_code_2(extra, message, clip, toy, tmp_p
 
 def test_random_weights_replay_decisions_and_say_that_no_quality_can_be_read(clip, tmp_path, capsys, monkeypatch):
     import diffsynth_patches.random_weights as random_weights
-    from diffsynth_patches.tiny.vae import TinyAutoencoder, TinyVideoVAE
+    from diffsynth_patches.tiny.autoencoder import TinyAutoencoder
+    from diffsynth_patches.tiny.vae import TinyVideoVAE
 
     shape = random_weights.WanShape(48, 96, 2, 4, (0, 2), text_len=8, text_dim=32)
     monkeypatch.setitem(random_weights.SHAPES, "wan2.1-vace-1.3b", shape)
-    monkeypatch.setattr(random_weights, "WanVideoVAE", lambda: TinyVideoVAE(TinyAutoencoder(16, 16, 1, 1, 8)))
+    monkeypatch.setattr(
+        random_weights, "WanVideoVAE", lambda: TinyVideoVAE(TinyAutoencoder(16, 16, 1, 1, 8, features=2))
+    )
     extra = ["--random-weights", "--decisions", "FRPRF"]
     assert benchmark.main(words(clip, "wan2.1-vace-1.3b", tmp_path, *extra)) == 0
     assert "no quality can be read" in " ".join(capsys.readouterr().out.split())

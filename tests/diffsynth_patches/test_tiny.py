@@ -1,4 +1,4 @@
-"""The embedded model: autoencoder contract, tokenizer, loading, prefill."""
+"""The embedded model: tokenizer, loading, prefill."""
 
 from pathlib import Path
 
@@ -18,39 +18,11 @@ from diffsynth_patches.tiny import (
     save_tiny_weights,
 )
 from diffsynth_patches.tiny.text import MAX_TOKENS, START, VOCABULARY, TinyTextEncoder, TinyTokenizer
-from diffsynth_patches.tiny.vae import from_patches, to_patches
+from hetcache.files import UserError
 from hetcache.media.fill import push_pull_fill
 
 SMALL = toy_config(num_layers=2, ffn_dim=64, vace_layers=(0,), text_dim=16, freq_dim=32)
 trained = pytest.mark.skipif(not (EMBEDDED_WEIGHTS / "config.json").is_file(), reason="no weights in data/tiny")
-
-
-@pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 16), (5, 32, 48), (9, 24, 40)])
-def test_autoencoder_shapes(frames, height, width):
-    vae = build_tiny_pipeline(SMALL).vae
-    video = torch.rand(2, 3, frames, height, width) * 2 - 1
-    latents = vae.encode(video, "cpu")
-    assert latents.shape == (2, 16, 1 + (frames - 1) // 4, height // 8, width // 8)
-    decoded = vae.decode(latents, "cpu", tiled=True, tile_size=(30, 52), tile_stride=(15, 26))
-    assert decoded.shape == video.shape
-    assert decoded.abs().max() <= 1
-    assert torch.allclose(vae.encode([video[0], video[1]], device="cpu", tiled=False), latents, atol=1e-5)
-
-
-def test_autoencoder_attributes():
-    vae = build_tiny_pipeline(SMALL).vae
-    assert (vae.z_dim, vae.model.z_dim, vae.upsampling_factor) == (16, 16, 8)
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 12, 16), (1, 3, 5, 16, 20)])
-def test_autoencoder_refuses_sizes_that_do_not_divide(shape):
-    with pytest.raises(ValueError, match="4k \\+ 1"):
-        build_tiny_pipeline(SMALL).vae.encode(torch.zeros(shape), "cpu")
-
-
-def test_patches_round_trip():
-    video = torch.rand(2, 3, 9, 16, 24)
-    assert torch.allclose(from_patches(to_patches(video)), video, atol=1e-6)
 
 
 def test_tokenizer_knows_attributes_and_skips_the_rest():
@@ -121,6 +93,15 @@ def test_save_and_load_round_trip(tmp_path: Path):
     for part in PARTS:
         for key, value in getattr(pipe, part).state_dict().items():
             assert torch.equal(getattr(loaded, part).state_dict()[key], value.half().float()), f"{part}.{key}"
+
+
+def test_weights_of_another_version_are_refused(tmp_path: Path):
+    pipe = build_tiny_pipeline(SMALL, seed=1)
+    save_tiny_weights(pipe, SMALL, tmp_path, {"commit": "test"})
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("vae_features", "vae_channels"))
+    with pytest.raises(UserError, match="another version's embedded model .*vae_channels, vae_features"):
+        load_tiny_pipeline(weights_dir=tmp_path)
 
 
 def test_load_names_what_is_missing(tmp_path: Path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline, read_config
+from diffsynth_patches.tiny import TinyConfig, build_autoencoder, load_tiny_pipeline
 from hetcache.files import EMBEDDED_WEIGHTS
 from hetcache.media.write import write_video
 from scripts.train import autoencoder, carve, fills, loop
@@ -67,7 +67,6 @@ def test_a_toy_model_is_trained_by_the_commands(data, quick, tmp_path):
     main(["freeze", "--data", str(data), "--out", str(tmp_path), "--small"])
     run("dit", data, tmp_path)
     main(["export", "--out", str(tmp_path), "--to", str(tmp_path / "weights"), "--small"])
-    assert read_config(tmp_path / "weights").vae_motion
     pipe = load_tiny_pipeline(weights_dir=tmp_path / "weights")
     latents = pipe.vae.encode(torch.zeros(1, 3, 5, 32, 48), "cpu")
     assert torch.isfinite(latents).all()
@@ -233,7 +232,7 @@ def test_fills_are_made_beforehand_kept_and_cut_into_pieces(data, tmp_path, monk
 
 def test_turned_latents_resemble_the_old_ones_and_decode_to_the_same():
     torch.manual_seed(0)
-    model = build_autoencoder(TinyConfig(vae_motion=True, vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1))
+    model = build_autoencoder(TinyConfig(vae_width=16, vae_encoder_depth=1, vae_decoder_depth=1))
     video = torch.rand(1, 3, 5, 32, 48) * 2 - 1
     before = model.decode(model.encode(video))
     new = torch.randn(4000, 16)

@@ -1,20 +1,15 @@
-"""The motion-compensated autoencoder: its contract, and the motion that it finds and undoes."""
-
-import json
+"""The autoencoder: its contract, and the motion that it finds and undoes."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from toys import toy_config
 
-from diffsynth_patches.tiny import build_tiny_pipeline, load_tiny_pipeline, read_config, save_tiny_weights
+from diffsynth_patches.tiny import build_tiny_pipeline
+from diffsynth_patches.tiny.autoencoder import PATCH_VALUES, TinyAutoencoder
 from diffsynth_patches.tiny.motion import inverse, lucas_kanade, to_pixels, warp
-from diffsynth_patches.tiny.motion_vae import MotionAutoencoder
-from diffsynth_patches.tiny.vae import PATCH_VALUES
 
-SMALL = toy_config(
-    num_layers=2, ffn_dim=64, vace_layers=(0,), text_dim=16, freq_dim=32, vae_motion=True, vae_features=2
-)
+SMALL = toy_config(num_layers=2, ffn_dim=64, vace_layers=(0,), text_dim=16, freq_dim=32)
 
 
 def texture(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -53,16 +48,22 @@ def test_inverse_undoes_a_flow():
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 16), (5, 32, 48), (9, 24, 40)])
 def test_shapes(frames, height, width):
     vae = build_tiny_pipeline(SMALL).vae
-    assert isinstance(vae.model, MotionAutoencoder)
     video = torch.rand(2, 3, frames, height, width) * 2 - 1
     latents = vae.encode(video, "cpu")
     assert latents.shape == (2, 16, 1 + (frames - 1) // 4, height // 8, width // 8)
-    decoded = vae.decode(latents, "cpu")
+    decoded = vae.decode(latents, "cpu", tiled=True, tile_size=(30, 52), tile_stride=(15, 26))
     assert decoded.shape == video.shape
+    assert decoded.abs().max() <= 1
     assert torch.allclose(vae.encode(video[1:], "cpu"), latents[1:], atol=1e-4)
+    assert torch.allclose(vae.encode([video[0], video[1]], device="cpu", tiled=False), latents, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 12, 16)])
+def test_attributes():
+    vae = build_tiny_pipeline(SMALL).vae
+    assert (vae.z_dim, vae.model.z_dim, vae.upsampling_factor) == (16, 16, 8)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 12, 16), (1, 3, 5, 16, 20)])
 def test_sizes_that_do_not_divide_are_refused(shape):
     with pytest.raises(ValueError, match="4k \\+ 1"):
         build_tiny_pipeline(SMALL).vae.encode(torch.zeros(shape), "cpu")
@@ -78,7 +79,7 @@ def test_a_moving_group_is_aligned_to_its_second_frame():
     scene = texture(64, 96).expand(1, 3, 64, 96)
     frames = [shifted(scene, 2.0 * t, 0.0)[0] for t in range(5)]
     video = torch.stack(frames, dim=1)[None]
-    model = MotionAutoencoder(width=8, encoder_depth=1, decoder_depth=1, refine_width=8, features=2)
+    model = TinyAutoencoder(width=8, encoder_depth=1, decoder_depth=1, refine_width=8, features=2)
     patches = model.align(video)[1:, :PATCH_VALUES].view(3, 4, 64, 8, 12)[..., 2:-2, 3:-3]
     spread = (patches - patches[:, 1:2]).square().mean().sqrt()
     still = (video[:, :, 1:] - video[:, :, 2:3])[..., 16:-16, 24:-24].square().mean().sqrt()
@@ -89,7 +90,7 @@ def test_a_moving_group_is_aligned_to_its_second_frame():
 
 def test_decoder_moves_what_it_decodes():
     """With a linear path that hands one frame on as texture and a fixed motion, the others are its shifts."""
-    model = MotionAutoencoder(width=8, encoder_depth=1, decoder_depth=1, refine_width=8, features=2)
+    model = TinyAutoencoder(width=8, encoder_depth=1, decoder_depth=1, refine_width=8, features=2)
     values = torch.zeros(2, PATCH_VALUES + 6, 4, 6)
     image = texture(32, 48)
     values[:, :PATCH_VALUES] = F.pixel_unshuffle(image.expand(2, 12, 32, 48), 8)
@@ -106,15 +107,3 @@ def test_decoder_moves_what_it_decodes():
 
 def test_upsampled_motion_of_one_vector_is_that_vector():
     assert torch.allclose(to_pixels(torch.full((1, 2, 2, 3), 1.5)), torch.full((1, 2, 16, 24), 1.5))
-
-
-def test_round_trip_of_weights_and_of_older_configs(tmp_path):
-    pipe = build_tiny_pipeline(SMALL, seed=1)
-    save_tiny_weights(pipe, SMALL, tmp_path, {"commit": "test"})
-    assert read_config(tmp_path) == SMALL
-    loaded = load_tiny_pipeline(weights_dir=tmp_path).vae.state_dict()
-    assert all(torch.equal(loaded[key], value.half().float()) for key, value in pipe.vae.state_dict().items())
-    document = json.loads((tmp_path / "config.json").read_text())
-    del document["config"]["vae_motion"]
-    (tmp_path / "config.json").write_text(json.dumps(document))
-    assert not read_config(tmp_path).vae_motion

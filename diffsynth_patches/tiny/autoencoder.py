@@ -1,9 +1,10 @@
-"""The embedded model's motion-compensated autoencoder: one texture and a motion per group of four frames.
+"""The embedded model's autoencoder, Wan's latent contract: one texture and a motion per group of four frames.
 
-A latent frame holds four frames. The encoder aligns three of them to the second (`motion.lucas_kanade`, nothing
-learnt) and codes the aligned 4x8x8 patches together with their motion; the decoder draws the aligned frames and moves
-each to its place. On the latent grid a linear path (started from a PCA of patches and motion) carries most of it and
-residual convolutions add what the neighbourhood tells; a network at quarter resolution crosses the patches' borders.
+1 + 4k frames become 1 + k latent frames, 8x smaller in space, 16 channels. The first frame stands alone, each later
+latent frame holds four. The encoder aligns three of them to the second (`motion.lucas_kanade`, nothing learnt) and
+codes the aligned 4x8x8 patches together with their motion; the decoder draws the aligned frames and moves each to its
+place. On the latent grid a linear path (started from a PCA of patches and motion) carries most of it and residual
+convolutions add what the neighbourhood tells; a network at quarter resolution crosses the patches' borders.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .motion import CELL, inverse, lucas_kanade, to_pixels, warp
-from .vae import PATCH_VALUES, SPACE, TIME, check_video_shape
 
+SPACE = 8
+TIME = 4
+PATCH_VALUES = 3 * TIME * SPACE * SPACE
 REFERENCE = 1  # the frame of a group that the others are aligned to
 MOVING = [0, 2, 3]
 FLOW_VALUES = 2 * len(MOVING)
@@ -76,7 +79,7 @@ class QuarterRefiner(nn.Module):
         return x_NCHW + F.pixel_shuffle(self.out(y), 4)
 
 
-class MotionAutoencoder(nn.Module):
+class TinyAutoencoder(nn.Module):
     """Encoder, decoder and the latent normalisation. Videos are [B, 3, 1 + 4k, H, W] in -1..1."""
 
     def __init__(
@@ -173,6 +176,13 @@ class MotionAutoencoder(nn.Module):
         x = F.pixel_shuffle(features_NCHW.contiguous(), 2).unflatten(0, (batch, -1))
         x = x.unflatten(2, (self.features, TIME)).transpose(2, 3)
         return torch.cat([x[:, 0, :1], x[:, 1:].flatten(1, 2)], dim=1).flatten(0, 1)
+
+
+def check_video_shape(video_BCTHW: Tensor) -> None:
+    """ValueError unless the video has 1 + 4k frames and sides divisible by 8."""
+    t, height, width = video_BCTHW.shape[2:]
+    if t % TIME != 1 or height % SPACE or width % SPACE:
+        raise ValueError(f"got {t} frames of {height}x{width}; need 4k + 1 frames and sides divisible by {SPACE}")
 
 
 def _channels(values_C: Tensor) -> Tensor:
