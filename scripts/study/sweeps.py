@@ -67,7 +67,7 @@ SWEEPS = (
         *("taylorseer_interval", "taylorseer", "taylorseer_interval", (2, 3, 5, 8, 13)),
         note="whole stack, first order, every N-th step as published",
     ),
-    dial("dpcache", "dpcache", "dpcache_budget", (26, 16, 10, 6, 4), note="its table is of two clips of 17 frames"),
+    dial("dpcache", "dpcache", "dpcache_budget", (26, 16, 10, 6, 4), note="its table is of two clips of 33 frames"),
     dial(
         *("spectrum", "spectrum", "spectrum_alpha", (0.05, 0.2, 0.75, 3, 16)),
         "spectrum_first=3,",
