@@ -62,10 +62,15 @@ class Method:
 
 
 def default_methods(modes: Mapping[str, Mode] = MODES) -> list[Method]:
-    """Every registered mode but the compositions, and the uncached model at the steps that the fastest HetCache
-    preset's FLOPs pay for."""
-    names = [name for name in modes if not name.endswith("_teacache")]
-    methods = [Method(name, name) for name in names]
+    """Every registered mode but the compositions and presets that change nothing (TeaCache's slow one is its default),
+    and the uncached model at the steps that the fastest HetCache preset's FLOPs pay for."""
+    methods: list[Method] = []
+    for name in modes:
+        if not name.endswith("_teacache") and all(
+            Method(name, name).config(modes) != known.config(modes) for known in methods
+        ):
+            methods.append(Method(name, name))
+    names = [method.name for method in methods]
     target = "hetcache_fast" if "hetcache_fast" in names else "hetcache"
     if target in names:
         methods.append(parse_method(f"{STEPS}:{target}", modes))
