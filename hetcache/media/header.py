@@ -70,17 +70,19 @@ class StreamHeader:
 def read_header(path: Path, what: str = "video") -> StreamHeader:
     """Describe the first real video stream of a file; VideoError when there is none. Decodes one picture."""
     ff.check_regular_file(path, what)
-    sound = ["-map", "0:a:0?", "-af", "ashowinfo", "-frames:a", "1"]
-    header = parse_header(_ask(path, what, sound), path, what)
-    if header.rate is None and header.audio_codec is not None:
-        # Sound of an unknown kind stops ffmpeg before it has decoded a picture.
-        header = parse_header(_ask(path, what, []), path, what)
-    return header
+    picture = ["-map", "0:V:0", "-vf", "showinfo=checksum=0", "-fps_mode", "passthrough", "-frames:v", "1"]
+    header = parse_header(_ask(path, what, picture), path, what)
+    if header.audio_codec is None:
+        return header
+    # Not both at once: ffmpeg writes of picture and sound from two threads, and words of one get into the other's.
+    sound = _ask(path, what, ["-map", "0:a:0", "-af", "ashowinfo", "-frames:a", "1"]).splitlines()
+    first = _first(r"^\[Parsed_ashowinfo.*\] n:\s*0 pts:\s*-?\d+ pts_time:(-?[\d.]+)", sound)
+    return replace(header, audio_start_s=Fraction(first[1]) if first else None)
 
 
-def _ask(path: Path, what: str, sound: list[str]) -> str:
+def _ask(path: Path, what: str, asked: list[str]) -> str:
     args = [*ff.base_args("info"), "-nostats", "-max_pixels", str(ff.MAX_SIDE**2), "-copyts", *ff.input_args(path)]
-    args += ["-map", "0:V:0", "-vf", "showinfo=checksum=0", "-fps_mode", "passthrough", "-frames:v", "1", *sound]
+    args += asked
     try:
         _, text = ff.run_quiet([*args, "-f", "null", "-"], PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -148,8 +150,7 @@ def parse_header(text: str, path: Path, what: str = "video") -> StreamHeader:
 
 def _with_first_frame(header: StreamHeader, lines: list[str], index: int) -> StreamHeader:
     """The header with what decoding says, which goes before what the container says at line `index`."""
-    shown = [line for line in lines if re.match(r"\[(Parsed_)?a?showinfo", line)]
-    audio = _first(r"\[Parsed_ashowinfo.*\] n:\s*0 pts:\s*-?\d+ pts_time:(-?[\d.]+)", shown)
+    shown = [line for line in lines if re.match(r"\[(Parsed_)?showinfo", line)]
     config = _first(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", shown)
     frame = _first(r"\] n:\s*0 pts:\s*(-?\d+|NOPTS) .* fmt:(\w+) .* i:([PTB]) ", shown)
     if config is None or frame is None:
@@ -175,7 +176,6 @@ def _with_first_frame(header: StreamHeader, lines: list[str], index: int) -> Str
         pix_fmt=frame[2],
         rate=rate if 0 < rate <= 1000 else None,
         start_s=None if frame[1] == "NOPTS" else int(frame[1]) * base,
-        audio_start_s=Fraction(audio[1]) if audio else None,
         static_hdr=StaticHdr.of("\n".join(side_data)),
         dynamic_hdr=dynamic_hdr("\n".join(side_data)),
     )

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from video_files import clip, ffmpeg, make, make_with_sound
 
+from hetcache.media import ffmpeg as media_ffmpeg
 from hetcache.media.ffmpeg import VideoError, frame_rate_fraction
 from hetcache.media.header import parse_header, read_header
 from hetcache.media.images import natural_key
@@ -183,6 +184,16 @@ HEADER = """Input #0, mov,mp4, from 'file:a.mov':
       Display Matrix: rotation of -90.00 degrees
   Stream #0:2: Audio: aac (LC), 44100 Hz, mono, fltp
 """.replace(",\n 1920", ", 1920")
+
+
+def test_picture_and_sound_are_asked_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one call their words mix: `color_trc:unknownplane_checksums:` was read, and given to ffmpeg."""
+    asked: list[list[str]] = []
+    run = media_ffmpeg.run_quiet
+    monkeypatch.setattr(media_ffmpeg, "run_quiet", lambda args, *more: asked.append(args) or run(args, *more))
+    header = read_header(make_with_sound(tmp_path / "v.mp4"))
+    assert header.rate is not None and header.audio_start_s is not None
+    assert [("-vf" in args, "-af" in args) for args in asked] == [(True, False), (False, True)]
 
 
 def test_the_header_of_a_phone_video() -> None:
