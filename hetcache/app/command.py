@@ -9,9 +9,9 @@ from typing import Any
 
 from hetcache.app.options import LOOPBACK, AppOptions
 from hetcache.cli import OneLineParser, add_settings, take
+from hetcache.core.terminal import complain, say, take_any_character
 from hetcache.files import UserError
 from hetcache.queue.store import Queue
-from hetcache.run.terminal import complain, say, take_any_character
 
 PROGRAM = "hetcache-app"
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from hetcache.batch.options import BatchOptions, BatchRequest, parse_batch
 from hetcache.batch.schedule import DONE, FAILED, RUNNING, SKIPPED, WAITING, Schedule
+from hetcache.core.terminal import complain, say, take_any_character
 from hetcache.files import UserError, write_json
-from hetcache.run.terminal import complain, say, take_any_character
 
 if TYPE_CHECKING:
     from hetcache.batch.pool import Pool

@@ -24,9 +24,9 @@ from hetcache.benchmark.methods import parse_methods
 from hetcache.benchmark.options import BenchRequest, RandomWeights
 from hetcache.benchmark.runner import Event, Plan, run_plan
 from hetcache.cli import words_of
+from hetcache.core.terminal import complain, say, take_any_character
 from hetcache.files import DATA, sole_holder
 from hetcache.models import ModelInfo, choose_model, model_info
-from hetcache.run.terminal import complain, say, take_any_character
 
 
 def main(argv: Sequence[str] | None = None) -> int:

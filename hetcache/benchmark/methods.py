@@ -64,13 +64,13 @@ class Method:
 def default_methods(modes: Mapping[str, Mode] = MODES) -> list[Method]:
     """Every registered mode but the compositions and presets that change nothing (TeaCache's slow one is its default),
     and the uncached model at the steps that the fastest HetCache preset's FLOPs pay for."""
-    methods: list[Method] = []
+    configs: dict[str, Any] = {}
     for name in modes:
-        if not name.endswith("_teacache") and all(
-            Method(name, name).config(modes) != known.config(modes) for known in methods
-        ):
-            methods.append(Method(name, name))
-    names = [method.name for method in methods]
+        config = Method(name, name).config(modes)
+        if not name.endswith("_teacache") and config not in configs.values():
+            configs[name] = config
+    names = list(configs)
+    methods = [Method(name, name) for name in names]
     target = "hetcache_fast" if "hetcache_fast" in names else "hetcache"
     if target in names:
         methods.append(parse_method(f"{STEPS}:{target}", modes))

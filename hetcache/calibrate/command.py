@@ -39,6 +39,7 @@ from hetcache.core.facts import weights_fingerprint
 from hetcache.core.linear_maps import Layer, LinearFit, LinearMaps, save_linear_maps
 from hetcache.core.options import EditSettings
 from hetcache.core.paths import PathErrors, load_path_errors, save_path_errors
+from hetcache.core.terminal import complain, say, take_any_character
 from hetcache.core.vocabulary import Branch, Schedule
 from hetcache.files import CALIBRATIONS, write_json
 from hetcache.media.clip import Clip, read_clip
@@ -47,7 +48,6 @@ from hetcache.models import ModelInfo, choose_model, model_info
 from hetcache.models.backend import LoadOptions, Pipeline, backend
 from hetcache.planner.tables import load_tables, tables_file
 from hetcache.run.job import choose_device
-from hetcache.run.terminal import complain, say, take_any_character
 
 
 @dataclass

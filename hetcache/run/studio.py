@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from hetcache.core.session import Observer
+from hetcache.core.terminal import meanwhile
 from hetcache.core.trace import StepRecord
 from hetcache.core.vocabulary import Step
 from hetcache.models.backend import Backend, LoadOptions, Pipeline
-from hetcache.run.terminal import meanwhile
 
 Key = tuple[Backend, str, LoadOptions]
 Watcher = Callable[[Step, list[StepRecord]], None]

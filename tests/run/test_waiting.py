@@ -16,6 +16,7 @@ from bad_media import good
 from PIL import Image
 
 from hetcache.cli import parse
+from hetcache.core.terminal import meanwhile
 from hetcache.media.write import write_video
 from hetcache.models.backend import BACKENDS, backend
 from hetcache.queue.job import Progress, QueuedJob
@@ -25,7 +26,6 @@ from hetcache.queue.worker import do
 from hetcache.run.command import main
 from hetcache.run.record import STAGES, summary_rows
 from hetcache.run.studio import Studio
-from hetcache.run.terminal import meanwhile
 
 SMALL = "--video v.mp4 --mask m.mp4 --frames 5 --steps 1 --height 48 --width 64 --model tiny --mode baseline".split()
 
